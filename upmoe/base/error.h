@@ -1,0 +1,36 @@
+#pragma once
+#include <fmt/format.h>
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace upmoe {
+
+// Anything the user can cause or cure: a bad file, a bad option, shapes that do not fit, a full disk.
+// The message is one sentence: place, name, got, expected, and a guess where there is one.
+struct Error : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+// The command line or a recipe asks for something that does not exist.
+struct UsageError : Error {
+  using Error::Error;
+};
+
+// The user asked us to stop (Ctrl-C). Unwinds like an error, so that destructors clean up.
+struct Interrupted : Error {
+  Interrupted() : Error("interrupted") {}
+};
+
+template <class... Args>
+[[noreturn]] void fail(fmt::format_string<Args...> message, Args&&... args) {
+  throw Error(fmt::format(message, std::forward<Args>(args)...));
+}
+
+template <class... Args>
+void require(bool ok, fmt::format_string<Args...> message, Args&&... args) {
+  if (!ok) throw Error(fmt::format(message, std::forward<Args>(args)...));
+}
+
+}  // namespace upmoe

@@ -1,0 +1,40 @@
+#pragma once
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace upmoe {
+
+// Rotary position embedding, whichever of the three spellings the source used (docs/formats.md).
+struct Rope {
+  double theta = 10000.0;
+  std::string type = "default";
+  std::string scaling;  // the rope_scaling object as JSON text, with rope_type; empty for "default"
+};
+
+// What a dense Llama or Mistral is, every default of transformers filled in. Checked: every size is
+// positive and bounded, so that products of two of them fit in 64 bits.
+struct DenseConfig {
+  std::string model_type;  // "llama" or "mistral"
+  std::int64_t vocab_size = 0, hidden_size = 0, intermediate_size = 0;
+  std::int64_t num_layers = 0, num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  std::int64_t max_position_embeddings = 0;
+  double rms_norm_eps = 0, initializer_range = 0;
+  Rope rope;
+  std::optional<std::int64_t> sliding_window;
+  bool tie_word_embeddings = false;
+  bool attention_bias = false, mlp_bias = false;
+  double attention_dropout = 0;
+  std::string torch_dtype;                               // "bfloat16"; empty when the source doesn't say
+  std::string bos_token_id, eos_token_id, pad_token_id;  // JSON text: a number, a list of numbers or null
+  std::vector<std::string> ignored;                      // keys that mean nothing to the model's function
+  std::vector<std::string> unknown;                      // keys that we have never heard of
+};
+
+// Reads the text of a config.json. `where` is its path, for messages. Throws Error that says what can't be
+// carried and why (quantised weights, another activation, a partial rotary factor, another architecture).
+DenseConfig parse_dense_config(std::string_view text, std::string_view where);
+
+}  // namespace upmoe

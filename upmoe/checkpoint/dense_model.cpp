@@ -1,0 +1,131 @@
+#include "upmoe/checkpoint/dense_model.h"
+
+#include <algorithm>
+#include <set>
+
+#include "upmoe/base/error.h"
+#include "upmoe/base/text.h"
+#include "upmoe/io/file_descriptor.h"
+
+namespace upmoe {
+namespace {
+
+constexpr std::string_view kHead = "lm_head.weight";
+
+// The first few of many names.
+std::string some(const std::vector<std::string>& names) {
+  std::vector<std::string> shown;
+  for (const std::string& name : names)
+    if (shown.size() < 3) shown.push_back(printable(name));
+  return join(shown) + (names.size() > 3 ? fmt::format(" and {} more", names.size() - 3) : "");
+}
+
+bool any_contains(const std::vector<std::string>& names, const std::vector<std::string_view>& parts) {
+  return std::ranges::any_of(names, [&](const std::string& name) {
+    return std::ranges::any_of(parts,
+                               [&](std::string_view part) { return name.find(part) != std::string::npos; });
+  });
+}
+
+}  // namespace
+
+DenseModel::DenseModel(const std::filesystem::path& path)
+    : folder_(path),
+      config_text_(read_small_file(folder_.file("config.json", path.string()))),
+      config_(parse_dense_config(config_text_, (path / "config.json").string())),
+      files_(folder_) {
+  take_weights();
+}
+
+void DenseModel::take_weights() {
+  const std::string where = printable(folder_.path().string());
+  const std::vector<DenseWeight> expected = dense_weights(config_);
+  std::set<std::string, std::less<>> known;
+  std::vector<std::string> missing, strangers;
+  for (const DenseWeight& weight : expected) {
+    known.insert(weight.name);
+    const auto found = files_.entries().find(weight.name);
+    if (found == files_.entries().end())
+      missing.push_back(weight.name);
+    else
+      weights_.push_back({weight, found->second});
+  }
+  for (const auto& [name, entry] : files_.entries()) {
+    // Old conversions carry the rotary frequencies, which every reader computes anew.
+    const bool leftover =
+        name.ends_with("rotary_emb.inv_freq") || (name == kHead && config_.tie_word_embeddings);
+    if (!known.contains(name) && !leftover) strangers.push_back(name);
+  }
+  if (!strangers.empty()) refuse_strangers(strangers);
+  require(missing.empty(), "{}: {} of {} weights are missing: {}; is the download complete?", where,
+          missing.size(), expected.size(), some(missing));
+  for (const Weight& weight : weights_) {
+    const TensorInfo& info = *weight.stored.info;
+    require(info.shape == weight.is.shape, "{}: '{}' has shape {}, config.json says {}", where, info.name,
+            shape_text(info.shape), shape_text(weight.is.shape));
+    require(is_float_weight(info.dtype), "{}: '{}' is {}, and only F32, BF16 and F16 can be carried; {}",
+            where, info.name, name(info.dtype),
+            "dequantise the model first, for example load with transformers and save_pretrained in bfloat16");
+  }
+  // A tied model whose file has a head all the same: transformers 4 ignores it, 5 may use it.
+  if (const auto head = files_.entries().find(kHead);
+      head != files_.entries().end() && config_.tie_word_embeddings) {
+    require(std::ranges::equal(head->second.data(), weights_.front().stored.data()),
+            "{}: tie_word_embeddings is true, but lm_head.weight is not the embedding: readers disagree on "
+            "which counts; "
+            "remove one of the two",
+            where);
+    release(head->second.data());
+    release(weights_.front().stored.data());
+  }
+}
+
+void DenseModel::refuse_strangers(const std::vector<std::string>& strangers) const {
+  const std::string where = printable(folder_.path().string());
+  if (any_contains(strangers,
+                   {".qweight", ".qzeros", "weight_scale", ".scales", ".g_idx", ".absmax", "weight_packed"}))
+    fail(
+        "{}: the weights are quantised ({}); dequantise them first, for example load with transformers and "
+        "save_pretrained in bfloat16",
+        where, some(strangers));
+  if (any_contains(strangers, {".bias"}))
+    fail("{}: has biases that config.json says nothing of ({}): not a plain {}", where, some(strangers),
+         config_.model_type);
+  if (any_contains(strangers, {"q_norm", "k_norm"}))
+    fail("{}: has norms on queries and keys ({}), which no {} has; is it a Qwen3?", where, some(strangers),
+         config_.model_type);
+  std::vector<std::string> names;
+  for (const DenseWeight& weight : dense_weights(config_)) names.push_back(weight.name);
+  fail("{}: {} weights that no {} has: {}{}", where, strangers.size(), config_.model_type, some(strangers),
+       guess(strangers.front(), names));
+}
+
+const DenseModel::Weight& DenseModel::matrix(std::int64_t layer, Matrix matrix) const {
+  const auto it = std::ranges::find_if(weights_, [&](const Weight& w) {
+    return w.is.role == Role::matrix && w.is.layer == layer && w.is.matrix == matrix;
+  });
+  require(it != weights_.end(), "layer {} has no {}", layer, matrix_name(matrix));
+  return *it;
+}
+
+const DenseModel::Weight& DenseModel::ffn_norm(std::int64_t layer) const {
+  const auto it = std::ranges::find_if(
+      weights_, [&](const Weight& w) { return w.is.role == Role::ffn_norm && w.is.layer == layer; });
+  require(it != weights_.end(), "layer {} has no norm in front of its FFN", layer);
+  return *it;
+}
+
+std::uint64_t DenseModel::data_bytes() const {
+  std::uint64_t bytes = 0;
+  for (const Weight& weight : weights_) bytes += weight.stored.info->bytes();
+  return bytes;
+}
+
+std::uint64_t DenseModel::parameters() const {
+  std::uint64_t count = 0;
+  for (const Weight& weight : weights_)
+    count += weight.stored.info->bytes() * 8 / static_cast<std::uint64_t>(bits(weight.stored.info->dtype));
+  return count;
+}
+
+}  // namespace upmoe

@@ -1,0 +1,122 @@
+#include "upmoe/checkpoint/output_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "upmoe/base/error.h"
+#include "upmoe/base/text.h"
+
+namespace upmoe {
+namespace fs = std::filesystem;
+namespace {
+
+std::string shown(const fs::path& path) { return printable(path.string()); }
+
+// The absolute place without a trailing slash; links in it are followed.
+fs::path resolved(const fs::path& place) {
+  std::error_code error;
+  fs::path out = fs::weakly_canonical(fs::absolute(place), error);
+  require(!error, "{}: {}", shown(place), error.message());
+  if (!out.has_filename()) out = out.parent_path();
+  require(out.has_filename(), "{}: not a place for a folder", shown(place));
+  return out;
+}
+
+fs::path partial_of(const fs::path& place) { return place.string() + ".upmoe-partial"; }
+
+bool is_there(const fs::path& path) {
+  std::error_code error;
+  return fs::symlink_status(path, error).type() > fs::file_type::not_found;
+}
+
+void check_place(const fs::path& place, bool replace) {
+  if (!is_there(place)) return;
+  std::error_code error;
+  require(fs::is_directory(place, error), "{}: exists and is not a folder", shown(place));
+  if (fs::is_empty(place, error)) return;
+  require(replace, "{}: exists already; choose another output, or replace it with --force", shown(place));
+  require(is_there(place / "config.json") || is_there(place / "upmoe.json"),
+          "{}: is not a checkpoint folder (it has no config.json), so --force does not replace it",
+          shown(place));
+}
+
+int exchange(const fs::path& a, const fs::path& b) {
+  return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE);
+}
+
+}  // namespace
+
+void check_output(const fs::path& place, const fs::path& source, bool replace) {
+  const fs::path out = resolved(place), in = resolved(source);
+  const auto [end, ignored] = std::mismatch(out.begin(), out.end(), in.begin(), in.end());
+  require(end != out.end(), "{}: the output would replace its own source, {}", shown(place), shown(source));
+  check_place(out, replace);
+}
+
+OutputFolder::OutputFolder(const fs::path& place, bool replace)
+    : place_(resolved(place)), partial_(partial_of(place_)) {
+  check_place(place_, replace);
+  for (fs::path parent = place_.parent_path(); !is_there(parent); parent = parent.parent_path())
+    made_parent_ = parent;
+  std::error_code error;
+  fs::create_directories(place_.parent_path(), error);
+  require(!error, "{}: cannot make the folder: {}", shown(place_.parent_path()), error.message());
+
+  const bool is_new = fs::create_directory(partial_, error);
+  require(!error, "{}: cannot make the folder: {}", shown(partial_), error.message());
+  lock_ = FileDescriptor(::open(partial_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  require(lock_.get() >= 0, "{}: cannot open: {}", shown(partial_), std::strerror(errno));
+  if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    const int reason = errno;
+    lock_ = FileDescriptor(-1);
+    require(reason != EWOULDBLOCK, "{}: another run is writing this output", shown(place_));
+    fail("{}: cannot lock: {}", shown(partial_), std::strerror(reason));
+  }
+  if (is_new) return;
+  if (!replace) {
+    lock_ = FileDescriptor(-1);
+    fail("{}: left behind by a run that was killed; delete it, or pass --force", shown(partial_));
+  }
+  for (const fs::directory_entry& entry : fs::directory_iterator(partial_)) fs::remove_all(entry.path());
+}
+
+OutputFolder::~OutputFolder() {
+  if (lock_.get() < 0) return;
+  std::error_code ignored;  // nothing better can be done here than to have tried
+  fs::remove_all(partial_, ignored);
+  if (made_parent_.empty()) return;
+  for (fs::path parent = place_.parent_path(); fs::remove(parent, ignored) && parent != made_parent_;)
+    parent = parent.parent_path();
+}
+
+void OutputFolder::commit() {
+  sync_folder(partial_);
+  const bool replacing = is_there(place_);
+  // An exchange is atomic: there is no moment at which neither the old nor the new folder has the name.
+  if (replacing && exchange(partial_, place_) == 0) {
+    sync_folder(place_.parent_path());
+    std::error_code error;
+    fs::remove_all(partial_, error);  // by now the old one
+    lock_ = FileDescriptor(-1);
+    require(!error, "{}: done, but the old folder could not be removed from {}: {}", shown(place_),
+            shown(partial_), error.message());
+    return;
+  }
+  if (replacing) {
+    std::error_code error;
+    fs::remove_all(place_, error);
+    require(!error, "{}: cannot remove the old folder: {}", shown(place_), error.message());
+  }
+  require(std::rename(partial_.c_str(), place_.c_str()) == 0,
+          "{}: cannot give the finished folder its name: {}", shown(place_), std::strerror(errno));
+  lock_ = FileDescriptor(-1);
+  sync_folder(place_.parent_path());
+}
+
+}  // namespace upmoe

@@ -1,0 +1,107 @@
+#include "upmoe/checkpoint/side_files.h"
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
+#include "upmoe/base/error.h"
+#include "upmoe/base/text.h"
+#include "upmoe/checkpoint/json.h"
+#include "upmoe/io/file_descriptor.h"
+
+namespace upmoe {
+namespace {
+
+constexpr std::array<std::string_view, 12> kCarried = {"tokenizer.json",
+                                                       "tokenizer.model",
+                                                       "tokenizer_config.json",
+                                                       "special_tokens_map.json",
+                                                       "added_tokens.json",
+                                                       "vocab.json",
+                                                       "merges.txt",
+                                                       "tekken.json",
+                                                       "chat_template.jinja",
+                                                       "chat_template.json",
+                                                       "generation_config.json",
+                                                       "NOTICE"};
+constexpr std::array<std::string_view, 4> kCarriedPrefixes = {"LICENSE", "LICENCE", "NOTICE", "USE_POLICY"};
+constexpr std::string_view kTemplates = "additional_chat_templates";
+constexpr std::uint64_t kMostBytes = 256u << 20;
+
+bool is_carried(std::string_view name) {
+  return std::ranges::find(kCarried, name) != kCarried.end() ||
+         std::ranges::any_of(kCarriedPrefixes,
+                             [&](std::string_view prefix) { return name.starts_with(prefix); });
+}
+
+void add(std::vector<SideFile>& out, const Folder& folder, const std::string& name,
+         const std::string& prefix) {
+  SideFile file{prefix + name, read_small_file(folder.file(name, folder.path().string()), kMostBytes)};
+  if (name == "tokenizer_config.json") {
+    std::string both = readable_by_both(file.text, (folder.path() / name).string());
+    file.changed = both != file.text;
+    file.text = std::move(both);
+  }
+  out.push_back(std::move(file));
+}
+
+}  // namespace
+
+std::vector<SideFile> side_files(const Folder& source) {
+  std::vector<SideFile> out;
+  for (const std::string& name : source.names())
+    if (is_carried(name)) add(out, source, name, "");
+  const std::filesystem::path templates = source.path() / kTemplates;
+  if (std::filesystem::symlink_status(templates).type() == std::filesystem::file_type::directory) {
+    const Folder folder(templates);
+    for (const std::string& name : folder.names())
+      if (name.ends_with(".jinja")) add(out, folder, name, std::string(kTemplates) + "/");
+  }
+  return out;
+}
+
+std::string readable_by_both(const std::string& tokenizer_config, std::string_view where) {
+  parse_json_object(tokenizer_config, where);  // refuses what is hostile; below, the order of keys is kept
+  auto json = nlohmann::ordered_json::parse(tokenizer_config);
+  bool changed = false;
+  if (json.value("tokenizer_class", nlohmann::ordered_json()) == "TokenizersBackend") {
+    json["tokenizer_class"] = "PreTrainedTokenizerFast";
+    json.erase("backend");
+    json.erase("is_local");
+    changed = true;
+  }
+  // v5 lists them under this name; v4 expects an object there and has the list under another.
+  if (const auto extra = json.find("extra_special_tokens"); extra != json.end() && extra->is_array()) {
+    if (!extra->empty() && !json.contains("additional_special_tokens"))
+      json["additional_special_tokens"] = *extra;
+    json.erase("extra_special_tokens");
+    changed = true;
+  }
+  return changed ? json.dump(2) + "\n" : tokenizer_config;
+}
+
+std::vector<std::string> card_lines(std::string_view card, const std::vector<std::string>& keys) {
+  std::vector<std::string> out;
+  bool in_header = false, taking = false;
+  while (!card.empty()) {
+    const std::size_t end = std::min(card.find('\n'), card.size());
+    std::string_view line = card.substr(0, end);
+    card.remove_prefix(std::min(end + 1, card.size()));
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (line == "---") {
+      if (in_header) break;
+      in_header = true;
+      continue;
+    }
+    if (!in_header) break;
+    const bool continues = line.starts_with(' ') || line.starts_with('-');
+    if (!continues) {
+      const std::string_view key = line.substr(0, line.find(':'));
+      taking = line.find(':') != std::string_view::npos && std::ranges::find(keys, key) != keys.end();
+    }
+    if (taking && line.size() <= 500 && printable(line, 1000) == line) out.emplace_back(line);
+  }
+  return out;
+}
+
+}  // namespace upmoe

@@ -1,0 +1,28 @@
+#pragma once
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "upmoe/checkpoint/folder.h"
+
+namespace upmoe {
+
+// What belongs to a checkpoint besides weights and config.json: tokenizer, chat templates, generation
+// defaults, licence texts. Carried byte for byte, with one exception (readable_by_both).
+struct SideFile {
+  std::string name;  // with a folder in front for additional_chat_templates/
+  std::string text;
+  bool changed = false;  // no longer the source's bytes
+};
+std::vector<SideFile> side_files(const Folder& source);
+
+// tokenizer_config.json as transformers 5 writes it can't be read by 4.57 (class TokenizersBackend, a list of
+// extra special tokens). Returns one that both read and that tokenises the same; the text itself if it is
+// fine already.
+std::string readable_by_both(const std::string& tokenizer_config, std::string_view where);
+
+// From the YAML at the head of a model card: the lines of the keys asked for, each with its continuation
+// lines, in the card's order. Lines that are not plain text are left out.
+std::vector<std::string> card_lines(std::string_view card, const std::vector<std::string>& keys);
+
+}  // namespace upmoe

@@ -1,0 +1,127 @@
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "upmoe/base/text.h"
+#include "upmoe/cli/commands.h"
+#include "upmoe/inspect/inspect.h"
+
+namespace upmoe::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// Of upmoe.json, which is a stranger's file here: what can be read of it, nothing where it can't.
+Json provenance(const Inspection& found) {
+  const Json json = Json::parse(found.provenance, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return nullptr;
+  Json out;
+  for (const char* key : {"upmoe", "command", "options", "function_preserving", "not_exact_because"})
+    if (json.contains(key)) out[key] = json[key];
+  if (json.contains("source") && json["source"].is_object() && json["source"].contains("name"))
+    out["source"] = json["source"]["name"];
+  return out;
+}
+
+Json to_json(const Inspection& found) {
+  Json out = {{"model_type", printable(found.model_type)},
+              {"num_layers", found.num_layers},
+              {"num_experts", found.num_experts},
+              {"top_k", found.top_k},
+              {"hidden_size", found.hidden_size},
+              {"expert_size", found.expert_size},
+              {"dtype", found.dtype},
+              {"dtypes", found.dtypes},
+              {"parameters", found.parameters},
+              {"active_parameters", found.active_parameters},
+              {"num_shards", found.num_shards},
+              {"tied", found.tied},
+              {"stacked_experts", found.fused},
+              {"identical_experts", found.identical_experts},
+              {"layers_with_identical_experts", found.layers_with_identical},
+              {"expert_cosine", nullptr},
+              {"router", nullptr},
+              {"provenance", provenance(found)}};
+  if (found.likeness)
+    out["expert_cosine"] = {
+        {"mean", found.likeness->mean}, {"min", found.likeness->least}, {"max", found.likeness->most}};
+  if (found.routers)
+    out["router"] = {{"std_mean", found.routers->std_mean},
+                     {"std_min", found.routers->std_least},
+                     {"std_max", found.routers->std_most},
+                     {"logit_std", found.routers->logit_std}};
+  return out;
+}
+
+std::string identical_text(const Inspection& found) {
+  std::vector<std::string> groups;
+  for (const std::vector<std::int64_t>& group : found.identical_experts)
+    groups.push_back(fmt::format("{}", fmt::join(group, " = ")));
+  if (!groups.empty()) return join(groups) + " (in every layer)";
+  if (found.layers_with_identical > 0)
+    return fmt::format("none throughout; some in {} of {} layers", found.layers_with_identical,
+                       found.num_layers);
+  return "none";
+}
+
+void print(const Inspection& found, const std::string& folder) {
+  const bool moe = found.num_experts > 0;
+  fmt::print("{}\n", printable(folder));
+  fmt::print("family      {}, {}\n", printable(found.model_type), moe ? "a Mixture of Experts" : "dense");
+  fmt::print("layers      {}, hidden {}, {} {}\n", found.num_layers, found.hidden_size,
+             moe ? "expert" : "FFN", found.expert_size);
+  if (moe)
+    fmt::print("experts     {}, top-{}{}\n", found.num_experts, found.top_k,
+               found.fused ? ", stacked in one tensor a layer (only transformers 5 reads that)" : "");
+  fmt::print("parameters  {}", human_count(found.parameters));
+  if (moe) fmt::print(", {} of them active for a token", human_count(found.active_parameters));
+  fmt::print("\ndtype       ");
+  bool first = true;
+  for (const auto& [dtype, count] : found.dtypes)
+    fmt::print("{}{} {}", std::exchange(first, false) ? "" : ", ", dtype, human_count(count));
+  fmt::print("\nshards      {}\nhead        {}\n", found.num_shards,
+             found.tied ? "tied to the embedding" : "its own");
+  if (moe) fmt::print("identical   {}\n", identical_text(found));
+  if (found.likeness)
+    fmt::print("likeness    cosine between experts {:.4f} (from {:.4f} to {:.4f})\n", found.likeness->mean,
+               found.likeness->least, found.likeness->most);
+  if (found.routers)
+    fmt::print("router      std {:.3g} (from {:.3g} to {:.3g}), so logits of std {:.3g}\n",
+               found.routers->std_mean, found.routers->std_least, found.routers->std_most,
+               found.routers->logit_std);
+  const Json from = provenance(found);
+  const auto text = [&](const char* key) {
+    return from.is_object() && from.contains(key) && from[key].is_string()
+               ? printable(from[key].get<std::string>())
+               : std::string();
+  };
+  if (!text("upmoe").empty())
+    fmt::print("made by     upmoe {} from {}\n            {}\n", text("upmoe"), text("source"),
+               text("command"));
+}
+
+}  // namespace
+
+Action inspect_command(CLI::App& app) {
+  struct Arguments {
+    std::string folder;
+    bool json = false;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  app.add_option("DIR", arguments->folder, "checkpoint folder: a dense Llama or Mistral, or any Mixtral");
+  app.add_flag("--json", arguments->json, "print one JSON object");
+  return [arguments] {
+    if (arguments->folder.empty()) throw UsageError("name the folder: upmoe inspect DIR");
+    constexpr std::int64_t kRows = 64;
+    const Inspection found =
+        inspect(arguments->folder, kRows, std::max(1u, std::thread::hardware_concurrency()));
+    if (arguments->json)
+      fmt::print("{}\n", to_json(found).dump(2));
+    else
+      print(found, arguments->folder);
+    return kOk;
+  };
+}
+
+}  // namespace upmoe::cli

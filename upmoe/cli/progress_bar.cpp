@@ -1,0 +1,41 @@
+#include "upmoe/cli/progress_bar.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "upmoe/base/text.h"
+
+namespace upmoe::cli {
+
+ProgressBar::ProgressBar(std::string what)
+    : what_(std::move(what)), terminal_(::isatty(STDERR_FILENO) == 1) {}
+
+ProgressBar::~ProgressBar() {
+  if (drawn_) fmt::print(stderr, "\r\033[K");
+}
+
+void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
+  const auto now = Clock::now();
+  const auto since = std::chrono::duration<double>(now - shown_).count();
+  if (since < (terminal_ ? 0.1 : 5.0)) return;
+  shown_ = now;
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  const double rate = static_cast<double>(done) / seconds, left = static_cast<double>(total - done) / rate;
+  const double share = static_cast<double>(done) / static_cast<double>(total);
+  const std::string text =
+      fmt::format("{:3.0f} %  {} of {}, {}/s, {:.0f} s left", 100 * share, human_bytes(done),
+                  human_bytes(total), human_bytes(static_cast<std::uint64_t>(rate)), left);
+  if (terminal_) {
+    constexpr std::size_t kWidth = 24;
+    const auto full = static_cast<std::size_t>(share * kWidth);
+    fmt::print(stderr, "\r\033[K{} [{:#>{}}{: >{}}] {}", what_, "", full, "", kWidth - full, text);
+    std::fflush(stderr);
+    drawn_ = true;
+  } else {
+    fmt::print(stderr, "{}: {}\n", what_, text);
+  }
+}
+
+}  // namespace upmoe::cli

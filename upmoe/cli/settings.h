@@ -1,0 +1,39 @@
+#pragma once
+#include <deque>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "upmoe/base/options.h"
+
+namespace CLI {
+class App;
+class Option;
+}  // namespace CLI
+
+namespace upmoe::cli {
+
+// The options of a verb as text, from the command line and from a recipe: both go through the same parsing.
+class Settings {
+ public:
+  // Adds an option to the parser. `group` is its heading in --help.
+  void add(CLI::App& app, const OptionInfo& option, const std::string& group);
+
+  // After parsing: everything that the command line and the recipe say, by name. The recipe is a TOML file of
+  // the same names (empty: none); the command line wins. An unknown key is an error. `also`: keys that are no
+  // options.
+  Values values(const std::filesystem::path& recipe, const std::vector<std::string>& also) const;
+
+ private:
+  struct Entry {
+    OptionInfo info;
+    CLI::Option* option;
+    std::string text;
+  };
+  std::deque<Entry> entries_;  // never moves: the parser keeps pointers to the texts
+};
+
+// Moves the values of these options out of `values`, where `prefix` stands before their names.
+Values take(Values& values, const std::vector<OptionInfo>& options, const std::string& prefix = "");
+
+}  // namespace upmoe::cli

@@ -1,0 +1,147 @@
+#include "upmoe/convert/record.h"
+
+#include <nlohmann/json.hpp>
+
+#include "upmoe/base/hash.h"
+#include "upmoe/base/text.h"
+#include "upmoe/checkpoint/index.h"
+
+namespace upmoe {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// A hub id, or the last part of a folder's path: what may stand in a public file.
+std::string public_source(const Plan& plan) {
+  if (plan.request.from_hub) return printable(plan.request.source);
+  return printable(std::filesystem::canonical(plan.request.folder).filename().string());
+}
+
+struct Setting {
+  std::string name, value;
+  bool is_text;  // written in quotes
+};
+
+// Everything that decides the bytes of the output, by the names of the command line.
+std::vector<Setting> settings(const Plan& plan) {
+  const ConvertRequest& request = plan.request;
+  std::vector<Setting> out = {{"method", request.method, true}};
+  const auto add = [&](const std::vector<OptionInfo>& options, const std::string& prefix) {
+    for (const OptionInfo& option : options)
+      out.push_back({prefix + option.name, option.preset, option.type == "text"});
+  };
+  add(plan.method_options, "");
+  out.push_back({"experts", std::to_string(request.experts), false});
+  out.push_back({"top-k", std::to_string(request.per_token), false});
+  out.push_back({"target", request.target, true});
+  out.push_back({"seed", std::to_string(request.seed), false});
+  out.push_back({"router-init", request.router_init, true});
+  add(plan.router_options, "router-");
+  out.push_back({"max-shard-size", std::to_string(request.max_shard_bytes), true});
+  if (request.keep_tied) out.push_back({"keep-tied", "true", false});
+  if (request.force && !plan.router_init->danger().empty()) out.push_back({"force", "true", false});
+  return out;
+}
+
+std::string toml_text(const std::string& text) { return nlohmann::json(printable(text)).dump(); }
+
+Json option_json(const Setting& setting) {
+  if (setting.is_text) return setting.value;
+  return Json::parse(setting.value);
+}
+
+}  // namespace
+
+std::string config_json(const Plan& plan) {
+  return plan.target->config(plan.source.config(), plan.shape, plan.tied, plan.torch_dtype).dump(2) + "\n";
+}
+
+std::string index_json(const Plan& plan) {
+  WeightMap map;
+  for (const PlannedFile& file : plan.files)
+    for (const PlannedTensor& tensor : file.tensors) map.emplace(tensor.info.name, file.name);
+  return index_text(map, plan.data_bytes, plan.parameters);
+}
+
+std::string function_preserving(const Plan& plan) {
+  return plan.not_exact_because.empty() ? "exact (up to the rounding of the experts' sum)"
+                                        : "not, because " + plan.not_exact_because;
+}
+
+std::string command_line(const Plan& plan) {
+  std::string out = "upmoe convert " + (plan.request.from_hub ? public_source(plan) : "SOURCE") + " OUTPUT";
+  for (const Setting& setting : settings(plan))
+    out += setting.value == "true" ? " --" + setting.name : " --" + setting.name + " " + setting.value;
+  return out;
+}
+
+std::string recipe_toml(const Plan& plan) {
+  std::string out = fmt::format(
+      "# Does it again: upmoe convert SOURCE OUTPUT --recipe upmoe-recipe.toml\n# upmoe {}\n", kVersion);
+  if (plan.request.from_hub) out += "source = " + toml_text(plan.request.source) + "\n";
+  for (const Setting& setting : settings(plan))
+    out += setting.name + " = " + (setting.is_text ? toml_text(setting.value) : setting.value) + "\n";
+  return out;
+}
+
+std::string manifest_json(const Plan& plan, const RunRecord& run, const std::vector<SideFile>& side_files) {
+  Json options;
+  for (const Setting& setting : settings(plan)) options[setting.name] = option_json(setting);
+  Json source = {{"name", public_source(plan)},
+                 {"model_type", plan.source.config().model_type},
+                 {"parameters", plan.source.parameters()},
+                 {"config_xxh3", hex(xxh3(plan.source.config_text()))},
+                 {"tensors", Json::object()}};
+  for (const auto& [name, hash] : run.source) source["tensors"][name] = hex(hash);
+  Json output = {{"parameters", plan.parameters},
+                 {"active_parameters", plan.active_parameters},
+                 {"bytes", plan.data_bytes},
+                 {"tensors", Json::object()}};
+  for (const auto& [name, hash] : run.output) output["tensors"][name] = hex(hash);
+  Json carried = Json::array(), changed = Json::array();
+  for (const SideFile& file : side_files) (file.changed ? changed : carried).push_back(file.name);
+  return Json({{"upmoe", kVersion},
+               {"command", command_line(plan)},
+               {"options", options},
+               {"experts", plan.shape.experts},
+               {"top_k", plan.shape.per_token},
+               {"function_preserving", plan.not_exact_because.empty()},
+               {"not_exact_because", plan.not_exact_because},
+               {"side_files", {{"carried", carried}, {"changed", changed}}},
+               {"source", source},
+               {"output", output}})
+             .dump(1) +
+         "\n";
+}
+
+std::string model_card(const Plan& plan, std::string_view source_card) {
+  std::string out = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n";
+  for (const std::string& line :
+       card_lines(source_card, {"license", "license_name", "license_link", "language"}))
+    out += line + "\n";
+  std::string base;
+  if (plan.request.from_hub)
+    base = "base_model: " + toml_text(public_source(plan)) + "\n";
+  else
+    for (const std::string& line : card_lines(source_card, {"base_model"})) base += line + "\n";
+  if (base.empty()) base = "base_model: " + toml_text(public_source(plan)) + "\n";
+  const DenseConfig& config = plan.source.config();
+  out += base + fmt::format("tags:\n- moe\n- {}\n- upcycling\n- upmoe\n---\n\n", plan.target->name);
+  out += fmt::format("# {}, {} experts\n\n", public_source(plan), plan.shape.experts);
+  out += fmt::format(
+      "A Mixture of Experts made from a dense {} model by upmoe {}. It has {} experts of {} neurons in each "
+      "of {} layers, {} of "
+      "them for each token: {} parameters, {} of them active.\n\n",
+      config.model_type, kVersion, plan.shape.experts, plan.shape.expert_size, config.num_layers,
+      plan.shape.per_token, human_count(plan.parameters), human_count(plan.active_parameters));
+  out += fmt::format("Computes what the dense model computes: {}.\n\n", function_preserving(plan));
+  out += "```\n" + command_line(plan) + "\n```\n\n";
+  out +=
+      "`upmoe.json` has the resolved options and a hash of every tensor, of the source and of this model; "
+      "`upmoe-recipe.toml` does it again.\n";
+  if (!plan.notes.empty()) out += "\n## Known limits\n\n";
+  for (const std::string& note : plan.notes) out += "- " + note + "\n";
+  return out;
+}
+
+}  // namespace upmoe

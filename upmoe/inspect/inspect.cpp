@@ -1,0 +1,277 @@
+// E: experts, F: neurons of one, H: hidden size. gate_FH, up_FH, down_HF.
+#include "upmoe/inspect/inspect.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "upmoe/base/error.h"
+#include "upmoe/base/parallel.h"
+#include "upmoe/base/text.h"
+#include "upmoe/checkpoint/dense_model.h"
+#include "upmoe/checkpoint/json.h"
+#include "upmoe/io/file_descriptor.h"
+#include "upmoe/target/registry.h"
+#include "upmoe/tensor/convert.h"
+#include "upmoe/tensor/moments.h"
+
+namespace upmoe {
+namespace {
+
+constexpr std::int64_t kMostCompared = 32;  // experts whose likeness is taken, evenly chosen among more
+
+struct View {
+  Dtype dtype;
+  std::int64_t rows, cols;
+  std::span<const std::byte> bytes;
+
+  std::span<const std::byte> row(std::int64_t r) const {
+    const auto size = static_cast<std::size_t>(cols * bits(dtype) / 8);
+    return bytes.subspan(static_cast<std::size_t>(r) * size, size);
+  }
+};
+
+std::vector<float> floats(const View& view, std::int64_t row) {
+  std::vector<float> out(static_cast<std::size_t>(view.cols));
+  to_float(view.dtype, view.row(row), out);
+  return out;
+}
+
+// The weights of a Mixture of Experts, by what they are instead of by name.
+class MoeWeights {
+ public:
+  MoeWeights(const Weights& weights, const Target& target, const nlohmann::json& config, std::string where)
+      : weights_(weights), target_(target), shape_(target.shape(config)), where_(std::move(where)) {
+    H_ = config.value("hidden_size", std::int64_t{4096});
+    num_layers_ = config.value("num_hidden_layers", std::int64_t{32});
+    require(
+        shape_.experts >= 1 && shape_.experts <= 1'000'000 && shape_.per_token >= 1 &&
+            shape_.per_token <= shape_.experts && shape_.expert_size >= 1 && H_ >= 1 && num_layers_ >= 1 &&
+            num_layers_ <= 10'000,
+        "{}: config.json: {} experts, top-{}, {} neurons, hidden size {} and {} layers don't fit together",
+        where_, shape_.experts, shape_.per_token, shape_.expert_size, H_, num_layers_);
+    stacked_ = weights.entries().contains(weight_name(target.stacked.gate_up, 0));
+  }
+
+  const MoeShape& shape() const { return shape_; }
+  std::int64_t H() const { return H_; }
+  std::int64_t num_layers() const { return num_layers_; }
+  bool stacked() const { return stacked_; }
+
+  View expert(std::int64_t l, std::int64_t e, Matrix matrix) const {
+    const std::int64_t E = shape_.experts, F = shape_.expert_size;
+    const bool down = matrix == Matrix::down;
+    const std::int64_t rows = down ? H_ : F, cols = down ? F : H_;
+    if (!stacked_) return find(weight_name(target_.expert.of(matrix), l, e), {rows, cols});
+    View all = down ? find(weight_name(target_.stacked.down, l), {E, H_, F})
+                    : find(weight_name(target_.stacked.gate_up, l), {E, 2 * F, H_});
+    const std::size_t slab = all.bytes.size() / static_cast<std::size_t>(E), size = down ? slab : slab / 2;
+    return {all.dtype, rows, cols,
+            all.bytes.subspan(static_cast<std::size_t>(e) * slab + (matrix == Matrix::up ? size : 0), size)};
+  }
+  View router(std::int64_t l) const {
+    return find(weight_name(stacked_ ? target_.stacked.router : target_.router, l), {shape_.experts, H_});
+  }
+  View ffn_norm(std::int64_t l) const {
+    return find(fmt::format("model.layers.{}.post_attention_layernorm.weight", l), {H_});
+  }
+
+ private:
+  View find(const std::string& name, const std::vector<std::int64_t>& shape) const {
+    const auto it = weights_.entries().find(name);
+    if (it == weights_.entries().end())
+      fail("{}: has no '{}', which a {} of this configuration must have", where_, name, target_.model_type);
+    const TensorInfo& info = *it->second.info;
+    require(info.shape == shape, "{}: '{}' has shape {}, config.json says {}", where_, name,
+            shape_text(info.shape), shape_text(shape));
+    require(is_float_weight(info.dtype), "{}: '{}' is {}, and only F32, BF16 and F16 can be looked into",
+            where_, name, upmoe::name(info.dtype));
+    return {info.dtype, shape.size() == 1 ? 1 : shape[0], shape.back(), it->second.data()};
+  }
+
+  const Weights& weights_;
+  const Target& target_;
+  MoeShape shape_;
+  std::string where_;
+  std::int64_t H_ = 0, num_layers_ = 0;
+  bool stacked_ = false;
+};
+
+struct LayerFindings {
+  std::vector<std::int64_t> same_as;  // of each expert: the first expert that is identical to it
+  double cosine_sum = 0, cosine_least = 2, cosine_most = -2;
+  std::int64_t pairs = 0;
+  double router_std = 0, logit_std = 0;
+};
+
+bool identical(const MoeWeights& moe, std::int64_t l, std::int64_t a, std::int64_t b) {
+  return std::ranges::all_of(kMatrices, [&](Matrix matrix) {
+    const View one = moe.expert(l, a, matrix), other = moe.expert(l, b, matrix);
+    return one.dtype == other.dtype &&
+           std::memcmp(one.bytes.data(), other.bytes.data(), one.bytes.size()) == 0;
+  });
+}
+
+void find_identical(const MoeWeights& moe, std::int64_t l, LayerFindings& found) {
+  std::vector<std::int64_t> firsts;
+  for (std::int64_t e = 0; e < moe.shape().experts; ++e) {
+    const auto twin =
+        std::ranges::find_if(firsts, [&](std::int64_t first) { return identical(moe, l, first, e); });
+    found.same_as.push_back(twin == firsts.end() ? e : *twin);
+    if (twin == firsts.end()) firsts.push_back(e);
+  }
+}
+
+// Cosines between experts over a sample of rows of all three matrices.
+void find_likeness(const MoeWeights& moe, std::int64_t l, std::int64_t rows, LayerFindings& found) {
+  const std::int64_t E = moe.shape().experts, n = std::min(E, kMostCompared);
+  const auto at = [n](std::int64_t a, std::int64_t b) { return static_cast<std::size_t>(a * n + b); };
+  std::vector<double> dots(static_cast<std::size_t>(n * n));
+  for (const Matrix matrix : kMatrices) {
+    const std::int64_t all = moe.expert(l, 0, matrix).rows, taken = std::min(rows, all);
+    for (std::int64_t i = 0; i < taken; ++i) {
+      std::vector<std::vector<float>> row;
+      for (std::int64_t a = 0; a < n; ++a)
+        row.push_back(floats(moe.expert(l, a * E / n, matrix), i * all / taken));
+      for (std::int64_t a = 0; a < n; ++a)
+        for (std::int64_t b = 0; b <= a; ++b) {
+          double dot = 0;
+          for (std::size_t k = 0; k < row[0].size(); ++k)
+            dot += static_cast<double>(row[static_cast<std::size_t>(a)][k]) *
+                   row[static_cast<std::size_t>(b)][k];
+          dots[at(a, b)] += dot;
+        }
+    }
+  }
+  for (std::int64_t a = 0; a < n; ++a)
+    for (std::int64_t b = 0; b < a; ++b) {
+      const double length = std::sqrt(dots[at(a, a)]) * std::sqrt(dots[at(b, b)]);
+      const double cosine = length > 0 ? dots[at(a, b)] / length : 0;
+      found.cosine_sum += cosine;
+      found.cosine_least = std::min(found.cosine_least, cosine);
+      found.cosine_most = std::max(found.cosine_most, cosine);
+      ++found.pairs;
+    }
+}
+
+void find_router(const MoeWeights& moe, std::int64_t l, LayerFindings& found) {
+  const View router = moe.router(l);
+  Moments all;
+  for (const Moments& row : row_moments(router.dtype, router.bytes, router.rows, router.cols))
+    all = combine(all, row);
+  found.router_std = all.deviation();
+  double squares = 0;
+  for (const float gamma : floats(moe.ffn_norm(l), 0)) squares += static_cast<double>(gamma) * gamma;
+  found.logit_std = found.router_std * std::sqrt(squares);
+}
+
+// Groups of experts that are identical in every layer.
+std::vector<std::vector<std::int64_t>> groups(const std::vector<LayerFindings>& layers, std::int64_t E) {
+  std::map<std::vector<std::int64_t>, std::vector<std::int64_t>> by_twins;
+  for (std::int64_t e = 0; e < E; ++e) {
+    std::vector<std::int64_t> twins;
+    for (const LayerFindings& layer : layers) twins.push_back(layer.same_as[static_cast<std::size_t>(e)]);
+    by_twins[twins].push_back(e);
+  }
+  std::vector<std::vector<std::int64_t>> out;
+  for (auto& [twins, experts] : by_twins)
+    if (experts.size() > 1) out.push_back(experts);
+  std::ranges::sort(out);
+  return out;
+}
+
+void look_at_experts(Inspection& out, const MoeWeights& moe, std::int64_t rows, std::size_t threads) {
+  const auto L = static_cast<std::size_t>(moe.num_layers());
+  const std::int64_t E = moe.shape().experts;
+  std::vector<LayerFindings> layers(L);
+  parallel_for(L, threads, [&](std::size_t i) {
+    const auto l = static_cast<std::int64_t>(i);
+    find_identical(moe, l, layers[i]);
+    find_likeness(moe, l, rows, layers[i]);
+    find_router(moe, l, layers[i]);
+    for (std::int64_t e = 0; e < E; ++e)
+      for (const Matrix matrix : kMatrices) release(moe.expert(l, e, matrix).bytes);
+  });
+  out.identical_experts = groups(layers, E);
+  Inspection::Likeness likeness{0, 2, -2};
+  Inspection::Routers routers{0, layers[0].router_std, layers[0].router_std, 0};
+  std::int64_t pairs = 0;
+  for (const LayerFindings& layer : layers) {
+    for (std::int64_t e = 0; e < E; ++e)
+      if (layer.same_as[static_cast<std::size_t>(e)] != e) {
+        ++out.layers_with_identical;
+        break;
+      }
+    likeness = {likeness.mean + layer.cosine_sum, std::min(likeness.least, layer.cosine_least),
+                std::max(likeness.most, layer.cosine_most)};
+    pairs += layer.pairs;
+    routers = {routers.std_mean + layer.router_std / static_cast<double>(L),
+               std::min(routers.std_least, layer.router_std), std::max(routers.std_most, layer.router_std),
+               routers.logit_std + layer.logit_std / static_cast<double>(L)};
+  }
+  if (pairs > 0) {
+    likeness.mean /= static_cast<double>(pairs);
+    out.likeness = likeness;
+  }
+  out.routers = routers;
+}
+
+void count_parameters(Inspection& out, const Weights& weights) {
+  for (const auto& [name, entry] : weights.entries()) {
+    std::uint64_t count = 1;
+    for (const std::int64_t size : entry.info->shape) count *= static_cast<std::uint64_t>(size);
+    out.parameters += count;
+    out.dtypes[std::string(upmoe::name(entry.info->dtype))] += count;
+  }
+  const auto most = std::ranges::max_element(out.dtypes, {}, [](const auto& item) { return item.second; });
+  if (most != out.dtypes.end()) out.dtype = most->first;
+  out.num_shards = weights.num_shards();
+  out.active_parameters = out.parameters;
+}
+
+}  // namespace
+
+Inspection inspect(const std::filesystem::path& path, std::int64_t rows, std::size_t threads) {
+  const Folder folder(path);
+  const std::string where = (path / "config.json").string();
+  const std::string text = read_small_file(folder.file("config.json", path.string()));
+  const nlohmann::json config = parse_json_object(text, where);
+  const auto type = config.find("model_type");
+  require(type != config.end() && type->is_string(), "{}: has no model_type", printable(where));
+
+  Inspection out{.model_type = type->get<std::string>()};
+  if (folder.has("upmoe.json")) out.provenance = read_small_file(folder.file("upmoe.json", path.string()));
+  const auto target = std::ranges::find(target::targets(), out.model_type, &Target::model_type);
+  if (target == target::targets().end()) {
+    const DenseModel model(path);  // refuses what is neither
+    out.num_layers = model.config().num_layers;
+    out.hidden_size = model.config().hidden_size;
+    out.expert_size = model.config().intermediate_size;
+    out.tied = model.config().tie_word_embeddings;
+    count_parameters(out, Weights(folder));
+    return out;
+  }
+  const Weights weights(folder);
+  try {
+    const MoeWeights moe(weights, *target, config, printable(path.string()));
+    count_parameters(out, weights);
+    out.num_layers = moe.num_layers();
+    out.num_experts = moe.shape().experts;
+    out.top_k = moe.shape().per_token;
+    out.hidden_size = moe.H();
+    out.expert_size = moe.shape().expert_size;
+    out.fused = moe.stacked();
+    out.tied = config.value("tie_word_embeddings", false);
+    const std::int64_t idle =
+        (out.num_experts - out.top_k) * 3 * out.expert_size * out.hidden_size * out.num_layers;
+    out.active_parameters -= static_cast<std::uint64_t>(idle);
+    look_at_experts(out, moe, rows, threads);
+  } catch (const nlohmann::json::type_error& error) {
+    fail("{}: a value of the wrong type: {}", printable(where), printable(error.what()));
+  }
+  return out;
+}
+
+}  // namespace upmoe

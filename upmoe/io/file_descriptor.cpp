@@ -1,0 +1,75 @@
+#include "upmoe/io/file_descriptor.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "upmoe/base/error.h"
+#include "upmoe/base/text.h"
+
+namespace upmoe {
+namespace {
+
+std::string name_of(const std::filesystem::path& path) { return printable(path.string()); }
+
+}  // namespace
+
+FileDescriptor::~FileDescriptor() {
+  if (fd_ >= 0) ::close(fd_);
+}
+
+FileDescriptor open_regular_file(const std::filesystem::path& path) {
+  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  require(file.get() >= 0, "{}: cannot open: {}", name_of(path), std::strerror(errno));
+  struct stat info {};
+  require(::fstat(file.get(), &info) == 0, "{}: cannot stat: {}", name_of(path), std::strerror(errno));
+  require(S_ISREG(info.st_mode), "{}: not a regular file but {}", name_of(path),
+          S_ISDIR(info.st_mode) ? "a folder" : "a device, pipe or socket");
+  return file;
+}
+
+std::uint64_t file_size(const FileDescriptor& file, const std::filesystem::path& path) {
+  struct stat info {};
+  require(::fstat(file.get(), &info) == 0, "{}: cannot stat: {}", name_of(path), std::strerror(errno));
+  return static_cast<std::uint64_t>(info.st_size);
+}
+
+std::string read_small_file(const std::filesystem::path& path, std::uint64_t most) {
+  const FileDescriptor file = open_regular_file(path);
+  const std::uint64_t size = file_size(file, path);
+  require(size <= most, "{}: {} bytes, at most {} expected of such a file", name_of(path), size, most);
+  std::string text(size, '\0');
+  for (std::size_t done = 0; done < text.size();) {
+    const ssize_t got = ::read(file.get(), text.data() + done, text.size() - done);
+    if (got < 0 && errno == EINTR) continue;
+    require(got >= 0, "{}: cannot read: {}", name_of(path), std::strerror(errno));
+    require(got > 0, "{}: ended after {} of {} bytes; is it being written?", name_of(path), done, size);
+    done += static_cast<std::size_t>(got);
+  }
+  return text;
+}
+
+void write_small_file(const std::filesystem::path& path, std::string_view text) {
+  const FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  require(file.get() >= 0, "{}: cannot create: {}", name_of(path), std::strerror(errno));
+  for (std::size_t done = 0; done < text.size();) {
+    const ssize_t put = ::write(file.get(), text.data() + done, text.size() - done);
+    if (put < 0 && errno == EINTR) continue;
+    require(put > 0, "{}: cannot write: {}", name_of(path), std::strerror(put < 0 ? errno : ENOSPC));
+    done += static_cast<std::size_t>(put);
+  }
+  require(::fsync(file.get()) == 0, "{}: cannot make it durable: {}", name_of(path), std::strerror(errno));
+}
+
+void sync_folder(const std::filesystem::path& folder) {
+  const FileDescriptor file(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  require(file.get() >= 0, "{}: cannot open: {}", name_of(folder), std::strerror(errno));
+  // Some file systems can't sync a folder (EINVAL); there is nothing better to do on them.
+  require(::fsync(file.get()) == 0 || errno == EINVAL, "{}: cannot make it durable: {}", name_of(folder),
+          std::strerror(errno));
+}
+
+}  // namespace upmoe

@@ -1,0 +1,40 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <utility>
+
+namespace upmoe {
+
+// An open file, or none (-1); the destructor closes it.
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  ~FileDescriptor();
+  FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+// Opens for reading. Anything but a regular file (a FIFO, a device, a folder) is refused without blocking on
+// it.
+FileDescriptor open_regular_file(const std::filesystem::path& path);
+std::uint64_t file_size(const FileDescriptor& file, const std::filesystem::path& path);
+
+// A whole small file; more than `most` bytes is an error that names the file.
+std::string read_small_file(const std::filesystem::path& path, std::uint64_t most = 64u << 20);
+
+// Writes a new file and makes it durable (fsync).
+void write_small_file(const std::filesystem::path& path, std::string_view text);
+
+// Makes the entries of a folder durable.
+void sync_folder(const std::filesystem::path& folder);
+
+}  // namespace upmoe

@@ -1,0 +1,56 @@
+#pragma once
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "upmoe/base/plugin.h"
+#include "upmoe/checkpoint/dense_config.h"
+#include "upmoe/checkpoint/dense_weights.h"
+#include "upmoe/checkpoint/moe_shape.h"
+#include "upmoe/upcycle/draft.h"
+#include "upmoe/upcycle/neuron_moments.h"
+
+namespace upmoe {
+
+// One FFN of the dense model, as a method sees it.
+struct DenseLayer {
+  std::int64_t index;
+  const DenseConfig& config;
+  // Of one of its matrices; computed on the first call and kept while the layer lasts. From any thread.
+  std::function<const NeuronMoments&(Matrix)> moments;
+};
+
+// The same layer, converted. `draft` may be called in any order, from any thread and more than once; it reads
+// the DenseLayer and the Method, which have to outlive it.
+struct MoeLayer {
+  std::function<Draft(std::int64_t e, Matrix matrix)> draft;
+};
+
+// An upcycling method: says what experts are made of. It knows neither files nor names. The same layer and
+// key always give the same drafts.
+class Method {
+ public:
+  virtual ~Method() = default;
+
+  // Why the converted model does not compute at first what the dense one does, given that the experts'
+  // weights sum to one for every token; empty when it does.
+  virtual std::string changes_function() const = 0;
+
+  // Layer `layer.index`; `key` is the layer's own.
+  virtual MoeLayer convert(const DenseLayer& layer, const MoeShape& shape, const Rng& key) const = 0;
+
+  // What becomes of a weight outside the FFNs; `key` is that weight's own.
+  virtual Draft weight(const DenseWeight& /*weight*/, const DenseConfig& /*config*/,
+                       const Rng& /*key*/) const {
+    return Copy{};
+  }
+};
+
+using MethodInfo = Plugin<Method>;
+
+template <class M>
+MethodInfo method_info(std::string name, std::string summary, std::string formula, std::string source) {
+  return plugin<M, Method>(std::move(name), std::move(summary), std::move(formula), std::move(source));
+}
+
+}  // namespace upmoe
