@@ -59,7 +59,7 @@ bool Folder::has(std::string_view name) const {
 
 fs::path Folder::file(std::string_view name, std::string_view named_by) const {
   require_plain_name(name, named_by);
-  const fs::path path = path_ / name;
+  fs::path path = path_ / name;
   std::error_code error;
   const fs::path target = fs::canonical(path, error);
   require(!error, "{}: names '{}', which is not there: {}", printable(named_by), printable(name),

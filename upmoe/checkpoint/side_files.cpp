@@ -68,6 +68,8 @@ std::string readable_by_both(const std::string& tokenizer_config, std::string_vi
     json["tokenizer_class"] = "PreTrainedTokenizerFast";
     json.erase("backend");
     json.erase("is_local");
+    // Left to itself, the class of 4.57 adds token_type_ids, which no Llama or Mixtral takes.
+    if (!json.contains("model_input_names")) json["model_input_names"] = {"input_ids", "attention_mask"};
     changed = true;
   }
   // v5 lists them under this name; v4 expects an object there and has the list under another.

@@ -1,0 +1,158 @@
+// Whole conversions of tiny models: the same bytes however they are made, and nothing left behind when they are not.
+#include "upmoe/convert/run.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "tests/temp_folder.h"
+#include "tests/tiny.h"
+#include "upmoe/base/error.h"
+#include "upmoe/base/hash.h"
+#include "upmoe/base/isa.h"
+#include "upmoe/convert/convert.h"
+#include "upmoe/io/file_descriptor.h"
+#include "upmoe/router_init/registry.h"
+#include "upmoe/upcycle/registry.h"
+
+namespace upmoe {
+namespace {
+
+namespace fs = std::filesystem;
+using test::TempFolder;
+
+std::map<std::string, std::string> files_of(const fs::path& folder) {
+  std::map<std::string, std::string> out;
+  for (const auto& entry : fs::directory_iterator(folder)) out[entry.path().filename()] = read_small_file(entry.path());
+  return out;
+}
+
+class Conversion : public testing::Test {
+ protected:
+  Conversion() { test::make_tiny_llama(folder_ / "dense", {.tied = true}); }
+
+  ConvertRequest request(const std::string& method = "drop") const {
+    ConvertRequest out;
+    out.source = (folder_.path() / "dense").string();
+    out.folder = out.source;
+    out.method = method;
+    out.experts = 4;
+    return out;
+  }
+  std::map<std::string, std::string> made(const ConvertRequest& request, std::size_t threads = 2, const std::string& name = "out") const {
+    const fs::path place = folder_.path() / name;
+    fs::remove_all(place);
+    convert(make_plan(request), place, {.threads = threads});
+    return files_of(place);
+  }
+  std::vector<std::string> here() const {
+    std::vector<std::string> out;
+    for (const auto& entry : fs::directory_iterator(folder_.path())) out.push_back(entry.path().filename());
+    std::ranges::sort(out);
+    return out;
+  }
+
+  TempFolder folder_;
+};
+
+class EveryMethodRun : public Conversion, public testing::WithParamInterface<std::string> {};
+
+std::vector<std::string> method_names() {
+  std::vector<std::string> out;
+  for (const MethodInfo& method : upcycle::methods()) out.push_back(method.name);
+  return out;
+}
+
+TEST_P(EveryMethodRun, WritesTheSameFilesForAnyNumberOfThreadsAndInstructionSet) {
+  const auto expected = made(request(GetParam()), 1);
+  for (const std::size_t threads : {1, 2, 3, 8}) EXPECT_EQ(made(request(GetParam()), threads), expected) << threads;
+  const Isa active = active_isa();
+  for (const Isa isa : available_isas()) {
+    set_active_isa(isa);
+    EXPECT_EQ(made(request(GetParam())), expected) << isa_name(isa);
+  }
+  set_active_isa(active);
+}
+
+TEST_P(EveryMethodRun, RecordsTheHashOfEveryTensorThatItWrote) {
+  const auto files = made(request(GetParam()));
+  const auto manifest = nlohmann::json::parse(files.at("upmoe.json"));
+  const Weights weights{Folder(folder_.path() / "out")};
+  EXPECT_EQ(manifest["output"]["tensors"].size(), weights.entries().size());
+  for (const auto& [name, entry] : weights.entries()) EXPECT_EQ(manifest["output"]["tensors"][name], hex(xxh3(entry.data()))) << name;
+  const Weights dense{Folder(folder_.path() / "dense")};
+  for (const auto& [name, hash] : manifest["source"]["tensors"].items()) EXPECT_EQ(hash, hex(xxh3(dense.entries().at(name).data()))) << name;
+  EXPECT_EQ(manifest["source"]["tensors"].size(), GetParam() == "scratch" ? 0 : dense.entries().size());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EveryMethodRun, testing::ValuesIn(method_names()), [](const auto& each) { return each.param; });
+
+TEST_F(Conversion, GivesTheSameTensorsInShardsOfAnySize) {
+  made(request());
+  const Weights whole{Folder(folder_.path() / "out")};
+  EXPECT_EQ(whole.num_shards(), 1u);
+  ConvertRequest small = request();
+  small.max_shard_bytes = 20'000;
+  made(small, 2, "sharded");
+  const Weights shards{Folder(folder_.path() / "sharded")};
+  EXPECT_GT(shards.num_shards(), 3u);
+  ASSERT_EQ(shards.entries().size(), whole.entries().size());
+  for (const auto& [name, entry] : whole.entries()) {
+    const Weights::Entry& other = shards.entries().at(name);
+    EXPECT_EQ(other.info->shape, entry.info->shape) << name;
+    EXPECT_TRUE(std::ranges::equal(other.data(), entry.data())) << name;
+  }
+}
+
+TEST_F(Conversion, PutsEveryTensorAtAMultipleOfItsElementAndTheDataAtAMultipleOf4096) {
+  made(request());
+  const SafetensorsFile file(folder_.path() / "out" / "model.safetensors");
+  const MappedFile whole(folder_.path() / "out" / "model.safetensors");
+  EXPECT_EQ(parse_safetensors(whole.bytes(), "x").data_begin % 4096, 0u);
+  for (const TensorInfo& tensor : file.tensors()) EXPECT_EQ(tensor.begin % (static_cast<std::uint64_t>(bits(tensor.dtype)) / 8), 0u) << tensor.name;
+}
+
+TEST_F(Conversion, DependsOnTheSeed) {
+  ConvertRequest other = request();
+  other.seed = 1;
+  EXPECT_NE(made(other).at("model.safetensors"), made(request()).at("model.safetensors"));
+}
+
+TEST_F(Conversion, WritesTheHeadOutUnlessItIsToStayTied) {
+  made(request());
+  const Weights untied{Folder(folder_.path() / "out")};
+  EXPECT_TRUE(std::ranges::equal(untied.entries().at("lm_head.weight").data(), untied.entries().at("model.embed_tokens.weight").data()));
+  ConvertRequest keep = request();
+  keep.keep_tied = true;
+  const auto files = made(keep);
+  EXPECT_FALSE(Weights{Folder(folder_.path() / "out")}.entries().contains("lm_head.weight"));
+  EXPECT_EQ(nlohmann::json::parse(files.at("config.json"))["tie_word_embeddings"], true);
+}
+
+TEST_F(Conversion, LeavesNothingBehindWhenItIsCancelled) {
+  const std::atomic<bool> cancelled = true;
+  EXPECT_THROW(convert(make_plan(request()), folder_.path() / "a" / "b" / "out", {.threads = 2, .cancelled = &cancelled}), Interrupted);
+  EXPECT_EQ(here(), std::vector<std::string>{"dense"});
+}
+
+TEST_F(Conversion, LeavesNothingBehindWhenItFailsInTheMiddle) {
+  Plan plan = make_plan(request());
+  plan.files.front().name = "no-such-folder/model.safetensors";  // cannot be created
+  EXPECT_THROW(convert(plan, folder_.path() / "out", {.threads = 2}), Error);
+  EXPECT_EQ(here(), std::vector<std::string>{"dense"});
+}
+
+TEST_F(Conversion, ReportsItsProgressUpToTheWholeFile) {
+  const Plan plan = make_plan(request());
+  std::uint64_t last = 0;
+  convert(plan, folder_.path() / "out", {.threads = 3, .progress = [&](std::uint64_t done, std::uint64_t total) {
+                                           EXPECT_GT(done, last);
+                                           EXPECT_EQ(total, plan.file_bytes);
+                                           last = done;
+                                         }});
+  EXPECT_EQ(last, plan.file_bytes);
+}
+
+}  // namespace
+}  // namespace upmoe
