@@ -5,7 +5,6 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
-#include "upmoe/io/file_descriptor.h"
 
 namespace upmoe {
 namespace {
@@ -31,7 +30,7 @@ bool any_contains(const std::vector<std::string>& names, const std::vector<std::
 
 DenseModel::DenseModel(const std::filesystem::path& path)
     : folder_(path),
-      config_text_(read_small_file(folder_.file("config.json", path.string()))),
+      config_text_(folder_.config()),
       config_(parse_dense_config(config_text_, (path / "config.json").string())),
       files_(folder_) {
   take_weights();

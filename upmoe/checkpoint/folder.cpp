@@ -71,6 +71,12 @@ fs::path Folder::file(std::string_view name, std::string_view named_by) const {
   return path;
 }
 
+std::string Folder::config() const {
+  const std::string where = path_.string();
+  require(has("config.json"), "{}: has no config.json; is this a checkpoint folder?", printable(where));
+  return read_small_file(file("config.json", where));
+}
+
 std::vector<std::string> Folder::names() const {
   std::vector<std::string> out;
   for (const fs::directory_entry& entry : fs::directory_iterator(path_)) {

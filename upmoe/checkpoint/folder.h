@@ -20,6 +20,8 @@ class Folder {
   bool has(std::string_view name) const;
   // The checked path of a file. `named_by` says who named it, for the message.
   std::filesystem::path file(std::string_view name, std::string_view named_by) const;
+  // The text of its config.json.
+  std::string config() const;
   // Names of the regular files in the folder and of links to such, sorted.
   std::vector<std::string> names() const;
 

@@ -36,7 +36,12 @@ try:
 except KeyboardInterrupt:
     print("no interrupted")
 except Exception as error:
-    print("no", type(error).__name__ + ":", " ".join(str(error).split())[:300])
+    kind = type(error).__name__
+    print("no", {"LocalEntryNotFoundError": "the hub can't be reached, and no copy of it is in the cache",
+                 "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set, and no copy of it is in the cache",
+                 "RepositoryNotFoundError": "there is no such model, or it is private: hf auth login",
+                 "GatedRepoError": "its owner must grant you access first, then: hf auth login",
+                 "RevisionNotFoundError": "it has no such revision"}.get(kind, kind + ": " + " ".join(str(error).split())[:200]))
 )";
 
 std::string find_python() {

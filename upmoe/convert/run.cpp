@@ -49,12 +49,7 @@ struct LiveTensor {
   std::once_flag drafted;
   Draft draft;
   std::vector<float> router_EH;
-  std::atomic<std::int64_t> pieces_left = 0;
-};
-
-// A dense weight while it is needed.
-struct LiveWeight {
-  std::atomic<std::int64_t> pieces_left = 0;
+  std::int64_t pieces_left = 0;  // guarded by turn_mutex_ once workers run
 };
 
 struct LiveLayer {
@@ -65,7 +60,7 @@ struct LiveLayer {
   MoeLayer moe;
   std::array<std::once_flag, 3> measured;
   std::array<std::optional<NeuronMoments>, 3> moments;
-  std::atomic<std::int64_t> pieces_left = 0;
+  std::int64_t pieces_left = 0;  // guarded by turn_mutex_ once workers run
 };
 
 class Runner {
@@ -73,7 +68,7 @@ class Runner {
   Runner(const Plan& plan, const std::filesystem::path& folder, const RunOptions& options)
       : plan_(plan),
         options_(options),
-        weights_(plan.source.weights().size()),
+        pieces_of_weight_(plan.source.weights().size()),
         writer_(kPoolBlocks, kWriterThreads) {
     for (const PlannedFile& file : plan.files) {
       outputs_.emplace_back(folder / file.name, file.bytes);
@@ -115,7 +110,7 @@ class Runner {
       for (const Piece& piece : pieces(block)) {
         const Origin& origin = tensors_[piece.tensor].planned->origin;
         ++tensors_[piece.tensor].pieces_left;
-        ++weights_[origin.weight].pieces_left;
+        ++pieces_of_weight_[origin.weight];
         if (origin.kind == Origin::Kind::expert)
           ++layers_[static_cast<std::size_t>(origin.layer)].pieces_left;
       }
@@ -277,7 +272,7 @@ class Runner {
       live.draft = Copy{};
       live.router_EH = {};
     }
-    if (--weights_[origin.weight].pieces_left == 0) {
+    if (--pieces_of_weight_[origin.weight] == 0) {
       if (origin.kind == Origin::Kind::expert && reads_source)
         record_.source[weight.is.name] = xxh3(weight.stored.data());
       release(weight.stored.data());
@@ -292,7 +287,7 @@ class Runner {
   std::vector<std::size_t> first_tensor_;  // of each file, within tensors_
   std::deque<LiveTensor> tensors_;
   std::deque<LiveLayer> layers_;
-  std::vector<LiveWeight> weights_;
+  std::vector<std::int64_t> pieces_of_weight_;  // left; guarded by turn_mutex_ once workers run
   std::map<std::pair<std::int64_t, Matrix>, const DenseModel::Weight*> matrix_of_layer_;
   std::vector<Block> blocks_;
   std::atomic<std::size_t> next_block_ = 0;

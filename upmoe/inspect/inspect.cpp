@@ -236,8 +236,7 @@ void count_parameters(Inspection& out, const Weights& weights) {
 Inspection inspect(const std::filesystem::path& path, std::int64_t rows, std::size_t threads) {
   const Folder folder(path);
   const std::string where = (path / "config.json").string();
-  const std::string text = read_small_file(folder.file("config.json", path.string()));
-  const nlohmann::json config = parse_json_object(text, where);
+  const nlohmann::json config = parse_json_object(folder.config(), where);
   const auto type = config.find("model_type");
   require(type != config.end() && type->is_string(), "{}: has no model_type", printable(where));
 
