@@ -221,7 +221,10 @@ TEST(Registry, AnswersAMisspeltMethodWithWhatThereIs) {
     find_plugin(upcycle::methods(), "dorp", "upcycling method");
     FAIL();
   } catch (const UsageError& error) {
-    EXPECT_STREQ(error.what(), "there is no upcycling method 'dorp'; there are: copy, drop, noise, scratch; did you mean 'drop'?");
+    const std::string message = error.what();
+    EXPECT_TRUE(message.starts_with("there is no upcycling method 'dorp'; there are: ")) << message;
+    EXPECT_TRUE(message.ends_with("; did you mean 'drop'?")) << message;
+    for (const MethodInfo& method : upcycle::methods()) EXPECT_NE(message.find(method.name), std::string::npos) << method.name;
   }
 }
 

@@ -33,4 +33,10 @@ void require(bool ok, fmt::format_string<Args...> message, Args&&... args) {
   if (!ok) throw Error(fmt::format(message, std::forward<Args>(args)...));
 }
 
+// The same for what was asked for: a number out of its range, options that don't go together.
+template <class... Args>
+void require_asked(bool ok, fmt::format_string<Args...> message, Args&&... args) {
+  if (!ok) throw UsageError(fmt::format(message, std::forward<Args>(args)...));
+}
+
 }  // namespace upmoe

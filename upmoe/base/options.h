@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <map>
@@ -40,7 +41,8 @@ template <class Number>
   requires std::same_as<Number, double> || std::same_as<Number, std::int64_t>
 void read(Number& field, std::string_view name, std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), field);
-  if (error != std::errc() || end != text.data() + text.size())
+  const bool finite = std::isfinite(static_cast<double>(field));  // from_chars also reads "nan" and "inf"
+  if (error != std::errc() || end != text.data() + text.size() || !finite)
     throw UsageError(fmt::format("option '{}': '{}' is not {}", name, printable(text),
                                  std::same_as<Number, double> ? "a number" : "a whole number"));
 }

@@ -11,7 +11,16 @@
 namespace upmoe {
 namespace {
 
-// Length of the valid UTF-8 sequence that starts at `i`, or 0.
+// Marks, embeddings, overrides and isolates, with which text can show another order than it has ("Trojan
+// Source", arXiv:2111.00169), and the two separators that break a line.
+bool reorders_or_breaks_lines(std::string_view character) {
+  static constexpr std::array<std::string_view, 14> kSuch = {"\u061C", "\u200E", "\u200F", "\u2028", "\u2029",
+                                                             "\u202A", "\u202B", "\u202C", "\u202D", "\u202E",
+                                                             "\u2066", "\u2067", "\u2068", "\u2069"};
+  return character.size() > 1 && std::ranges::find(kSuch, character) != kSuch.end();
+}
+
+// Length of the valid UTF-8 sequence that starts at `i` and may be shown, or 0.
 std::size_t utf8_length(std::string_view text, std::size_t i) {
   const auto byte = [&](std::size_t k) { return static_cast<unsigned char>(text[k]); };
   const unsigned char lead = byte(i);
@@ -27,11 +36,9 @@ std::size_t utf8_length(std::string_view text, std::size_t i) {
   if (length == 2 && lead == 0xC2 && byte(i + 1) < 0xA0) return 0;   // C1 control characters
   if (length == 3 && lead == 0xE0 && byte(i + 1) < 0xA0) return 0;   // overlong
   if (length == 3 && lead == 0xED && byte(i + 1) >= 0xA0) return 0;  // surrogates
-  if (length == 3 && lead == 0xE2 && byte(i + 1) == 0x80 && byte(i + 2) >= 0xAA && byte(i + 2) <= 0xAE)
-    return 0;                                                        // bidi overrides
   if (length == 4 && lead == 0xF0 && byte(i + 1) < 0x90) return 0;   // overlong
   if (length == 4 && lead == 0xF4 && byte(i + 1) >= 0x90) return 0;  // beyond U+10FFFF
-  return length;
+  return reorders_or_breaks_lines(text.substr(i, length)) ? 0 : length;
 }
 
 std::string scaled(double value, std::span<const char* const> units) {
@@ -117,7 +124,7 @@ std::uint64_t parse_bytes(std::string_view text, std::string_view what) {
   const std::string_view suffix(end, static_cast<std::size_t>(text.data() + text.size() - end));
   const auto* unit = std::ranges::find(kUnits, suffix, &Unit::name);
   const double bytes = unit == kUnits.end() ? 0 : std::floor(number * static_cast<double>(unit->bytes));
-  if (error != std::errc() || bytes < 1 || bytes > 9e18)
+  if (error != std::errc() || !(bytes >= 1 && bytes <= 9e18))  // nor NaN
     throw UsageError(fmt::format("{}: '{}' is not a size; write for example 5GB, 512MiB or 1000000", what,
                                  printable(text)));
   return static_cast<std::uint64_t>(bytes);

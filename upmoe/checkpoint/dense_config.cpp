@@ -188,11 +188,12 @@ void check_rope(const Json& scaling, const std::string& type, const std::string&
 }
 
 // One spelling out of three: rope_theta + rope_scaling (v4), rope_parameters (v5), nothing. As in
-// transformers 5 a rope_scaling object replaces rope_parameters, and a theta that is missing inside is taken
-// from outside.
+// transformers 5 a rope_scaling object that is not empty replaces rope_parameters, and a theta that is
+// missing inside is taken from outside.
 Rope read_rope(Reader& config) {
   const Json* parameters = config.find("rope_parameters");
-  if (const Json* scaling = config.find("rope_scaling")) parameters = scaling;
+  const Json* v4 = config.find("rope_scaling");
+  if (v4 != nullptr && *v4 != Json::object()) parameters = v4;
   Rope rope{.theta = config.number("rope_theta", 10000.0)};
   if (parameters != nullptr) {
     require(parameters->is_object(), "{}: rope scaling is {}, expected an object", config.where(),

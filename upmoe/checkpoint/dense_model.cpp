@@ -69,13 +69,17 @@ void DenseModel::take_weights() {
   // A tied model whose file has a head all the same: transformers 4 ignores it, 5 may use it.
   if (const auto head = files_.entries().find(kHead);
       head != files_.entries().end() && config_.tie_word_embeddings) {
-    require(std::ranges::equal(head->second.data(), weights_.front().stored.data()),
+    const Weights::Entry& embedding = weights_.front().stored;
+    const bool same = head->second.info->dtype == embedding.info->dtype &&
+                      head->second.info->shape == embedding.info->shape &&
+                      std::ranges::equal(head->second.data(), embedding.data());
+    require(same,
             "{}: tie_word_embeddings is true, but lm_head.weight is not the embedding: readers disagree on "
             "which counts; "
             "remove one of the two",
             where);
     release(head->second.data());
-    release(weights_.front().stored.data());
+    release(embedding.data());
   }
 }
 

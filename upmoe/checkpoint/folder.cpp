@@ -48,8 +48,10 @@ Folder::Folder(const fs::path& path) : path_(path) {
   // In the cache of huggingface_hub a snapshot's files are links: models--x/snapshots/REV/f ->
   // models--x/blobs/HASH.
   const fs::path blobs = canonical.parent_path().parent_path() / "blobs";
-  if (canonical.parent_path().filename() == "snapshots" && fs::is_directory(blobs, error))
-    roots_.push_back(fs::canonical(blobs));
+  // Blobs that were a link themselves could be any folder of ours.
+  if (canonical.parent_path().filename() == "snapshots" &&
+      fs::symlink_status(blobs, error).type() == fs::file_type::directory)
+    roots_.push_back(blobs);
 }
 
 bool Folder::has(std::string_view name) const {
@@ -75,6 +77,16 @@ std::string Folder::config() const {
   const std::string where = path_.string();
   require(has("config.json"), "{}: has no config.json; is this a checkpoint folder?", printable(where));
   return read_small_file(file("config.json", where));
+}
+
+Folder Folder::folder(std::string_view name) const {
+  require_plain_name(name, path_.string());
+  Folder out = *this;
+  out.path_ /= name;
+  std::error_code error;
+  require(fs::symlink_status(out.path_, error).type() == fs::file_type::directory, "{}: not a folder",
+          printable(out.path_.string()));
+  return out;
 }
 
 std::vector<std::string> Folder::names() const {

@@ -22,6 +22,8 @@ class Folder {
   std::filesystem::path file(std::string_view name, std::string_view named_by) const;
   // The text of its config.json.
   std::string config() const;
+  // A folder in this one, which must not be a link; its links may end where those of this one may.
+  Folder folder(std::string_view name) const;
   // Names of the regular files in the folder and of links to such, sorted.
   std::vector<std::string> names() const;
 

@@ -28,8 +28,7 @@ nlohmann::json parse_json_object(std::string_view text, std::string_view where) 
   };
   try {
     Json json = Json::parse(text.begin(), text.end(), check);
-    require(json.is_object(), "{}: holds {} {}, expected an object", shown, json.is_array() ? "a" : "one",
-            json.type_name());
+    require(json.is_object(), "{}: is of type {}, expected an object", shown, json.type_name());
     return json;
   } catch (const Json::exception& error) {
     const std::string_view what = error.what();

@@ -20,6 +20,7 @@ std::string shown(const fs::path& path) { return printable(path.string()); }
 
 // The absolute place without a trailing slash; links in it are followed.
 fs::path resolved(const fs::path& place) {
+  require(!place.empty(), "an empty path is not a place for a folder");
   std::error_code error;
   fs::path out = fs::weakly_canonical(fs::absolute(place), error);
   require(!error, "{}: {}", shown(place), error.message());
@@ -59,8 +60,11 @@ void check_output(const fs::path& place, const fs::path& source, bool replace) {
   check_place(out, replace);
 }
 
-OutputFolder::OutputFolder(const fs::path& place, bool replace)
-    : place_(resolved(place)), partial_(partial_of(place_)) {
+OutputFolder::OutputFolder(const fs::path& place) : place_(resolved(place)), partial_(partial_of(place_)) {}
+
+// In two steps, so that an error finds a destructor that removes what has been made so far.
+OutputFolder::OutputFolder(const fs::path& place, bool replace) : OutputFolder(place) {
+  replace_ = replace;
   check_place(place_, replace);
   for (fs::path parent = place_.parent_path(); !is_there(parent); parent = parent.parent_path())
     made_parent_ = parent;
@@ -87,17 +91,17 @@ OutputFolder::OutputFolder(const fs::path& place, bool replace)
 }
 
 OutputFolder::~OutputFolder() {
-  if (lock_.get() < 0) return;
   std::error_code ignored;  // nothing better can be done here than to have tried
-  fs::remove_all(partial_, ignored);
+  if (lock_.get() >= 0) fs::remove_all(partial_, ignored);
   if (made_parent_.empty()) return;
   for (fs::path parent = place_.parent_path(); fs::remove(parent, ignored) && parent != made_parent_;)
     parent = parent.parent_path();
 }
 
 void OutputFolder::commit() {
+  check_place(place_, replace_);  // again: someone may have taken the name in the meantime
   sync_folder(partial_);
-  const bool replacing = is_there(place_);
+  const bool replacing = replace_ && is_there(place_);
   // An exchange is atomic: there is no moment at which neither the old nor the new folder has the name.
   if (replacing && exchange(partial_, place_) == 0) {
     sync_folder(place_.parent_path());

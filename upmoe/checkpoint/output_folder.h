@@ -24,7 +24,10 @@ class OutputFolder {
   void commit();
 
  private:
+  explicit OutputFolder(const std::filesystem::path& place);
+
   std::filesystem::path place_, partial_, made_parent_;  // made_parent_: topmost folder that we had to make
+  bool replace_ = false;
   FileDescriptor lock_{-1};
 };
 

@@ -53,7 +53,7 @@ std::vector<SideFile> side_files(const Folder& source) {
     if (is_carried(name)) add(out, source, name, "");
   const std::filesystem::path templates = source.path() / kTemplates;
   if (std::filesystem::symlink_status(templates).type() == std::filesystem::file_type::directory) {
-    const Folder folder(templates);
+    const Folder folder = source.folder(kTemplates);
     for (const std::string& name : folder.names())
       if (name.ends_with(".jinja")) add(out, folder, name, std::string(kTemplates) + "/");
   }
@@ -83,7 +83,7 @@ std::string readable_by_both(const std::string& tokenizer_config, std::string_vi
 }
 
 std::vector<std::string> card_lines(std::string_view card, const std::vector<std::string>& keys) {
-  std::vector<std::string> out;
+  std::vector<std::string> out, left = keys;  // a key that comes again is an error to the readers of a card
   bool in_header = false, taking = false;
   while (!card.empty()) {
     const std::size_t end = std::min(card.find('\n'), card.size());
@@ -91,19 +91,22 @@ std::vector<std::string> card_lines(std::string_view card, const std::vector<std
     card.remove_prefix(std::min(end + 1, card.size()));
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (line == "---") {
-      if (in_header) break;
+      if (in_header) return out;
       in_header = true;
       continue;
     }
     if (!in_header) break;
+    const bool plain = line.size() <= 500 && printable(line, 1000) == line;
     const bool continues = line.starts_with(' ') || line.starts_with('-');
     if (!continues) {
-      const std::string_view key = line.substr(0, line.find(':'));
-      taking = line.find(':') != std::string_view::npos && std::ranges::find(keys, key) != keys.end();
+      const std::size_t colon = line.find(':');
+      const auto key = std::ranges::find(left, line.substr(0, colon));
+      taking = plain && colon != std::string_view::npos && key != left.end();
+      if (taking) left.erase(key);
     }
-    if (taking && line.size() <= 500 && printable(line, 1000) == line) out.emplace_back(line);
+    if (taking && plain) out.emplace_back(line);
   }
-  return out;
+  return {};  // no header, or one without an end
 }
 
 }  // namespace upmoe

@@ -22,7 +22,7 @@ std::vector<SideFile> side_files(const Folder& source);
 std::string readable_by_both(const std::string& tokenizer_config, std::string_view where);
 
 // From the YAML at the head of a model card: the lines of the keys asked for, each with its continuation
-// lines, in the card's order. Lines that are not plain text are left out.
+// lines, in the card's order. Lines that are not plain text are left out, and a key that comes again.
 std::vector<std::string> card_lines(std::string_view card, const std::vector<std::string>& keys);
 
 }  // namespace upmoe

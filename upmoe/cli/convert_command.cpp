@@ -51,7 +51,7 @@ struct ConvertOptions {
     field(router_init, "router-init", "where the routers start");
     field(seed, "seed", "every random draw follows from it");
     field(max_shard_size, "max-shard-size", "tensor data in one file at most: 5GB, 512MiB ...");
-    field(threads, "threads", "workers; the bytes do not depend on how many");
+    field(threads, "threads", "workers, of which 14 at most are used; the bytes do not depend on how many");
     field(keep_tied, "keep-tied",
           "leave a tied head tied, instead of writing it out for readers that cannot tie");
     field(dry_run, "dry-run", "print the plan and write nothing");

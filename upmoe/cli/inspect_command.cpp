@@ -87,7 +87,7 @@ void print(const Inspection& found, const std::string& folder) {
     fmt::print("likeness    cosine between experts {:.4f} (from {:.4f} to {:.4f})\n", found.likeness->mean,
                found.likeness->least, found.likeness->most);
   if (found.routers)
-    fmt::print("router      std {:.3g} (from {:.3g} to {:.3g}), so logits of std {:.3g}\n",
+    fmt::print("router      std {:.3g} (from {:.3g} to {:.3g}), so logits of std about {:.2g}\n",
                found.routers->std_mean, found.routers->std_least, found.routers->std_most,
                found.routers->logit_std);
   const Json from = provenance(found);

@@ -16,11 +16,10 @@ constexpr std::int64_t kMaxExperts = 100'000;
 
 void check_shape(const Plan& plan) {
   const MoeShape& shape = plan.shape;
-  if (shape.experts < 1 || shape.experts > kMaxExperts)
-    throw UsageError(fmt::format("--experts is {}, expected 1 to {}", shape.experts, kMaxExperts));
-  if (shape.per_token < 1 || shape.per_token > shape.experts)
-    throw UsageError(fmt::format("--top-k is {}, expected 1 to the number of experts, {}", shape.per_token,
-                                 shape.experts));
+  require_asked(shape.experts >= 1 && shape.experts <= kMaxExperts, "--experts is {}, expected 1 to {}",
+                shape.experts, kMaxExperts);
+  require_asked(shape.per_token >= 1 && shape.per_token <= shape.experts,
+                "--top-k is {}, expected 1 to the number of experts, {}", shape.per_token, shape.experts);
 }
 
 // What the source has and the target has no place for.

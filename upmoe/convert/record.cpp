@@ -134,7 +134,7 @@ std::string model_card(const Plan& plan, std::string_view source_card) {
       "them for each token: {} parameters, {} of them active.\n\n",
       config.model_type, kVersion, plan.shape.experts, plan.shape.expert_size, config.num_layers,
       plan.shape.per_token, human_count(plan.parameters), human_count(plan.active_parameters));
-  out += fmt::format("Computes what the dense model computes: {}.\n\n", function_preserving(plan));
+  out += fmt::format("Function-preserving: {}.\n\n", function_preserving(plan));
   out += "```\n" + command_line(plan) + "\n```\n\n";
   out +=
       "`upmoe.json` has the resolved options and a hash of every tensor, of the source and of this model; "

@@ -59,6 +59,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
       ++depth_;
       return true;
     }
+    if (in_unknown_field()) return enter();
     require(depth_ == 0, "{}: {} is an object, expected {}", file_, where(), expected());
     ++depth_;
     return true;
@@ -74,8 +75,8 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
       dtype_.reset(), shape_.reset(), offsets_.reset();
       return true;
     }
-    if (in_metadata()) return true;
     field_ = text;
+    if (in_metadata()) return true;
     const bool twice = (field_ == "dtype" && dtype_) || (field_ == "shape" && shape_) ||
                        (field_ == "data_offsets" && offsets_);
     require(!twice, "{}: tensor '{}': {} stands twice", file_, name(), field_);
@@ -89,11 +90,10 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool start_array(std::size_t) override {
-    if (skipping_ > 0) return enter();
+    if (skipping_ > 0 || in_unknown_field()) return enter();
     if (depth_ == 2 && !in_metadata() && list_ == nullptr) {
       if (field_ == "shape") return open_list(shape_);
       if (field_ == "data_offsets") return open_list(offsets_);
-      if (field_ != "dtype") return enter();  // an unknown field: ignored, as the reference does
     }
     fail("{}: {} is a list, expected {}", file_, where(), expected());
   }
@@ -115,6 +115,11 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
  private:
   std::string name() const { return printable(entry_); }
   bool in_metadata() const { return depth_ == 2 && entry_ == "__metadata__"; }
+  // One that is ignored, as the reference reader does.
+  bool in_unknown_field() const {
+    return depth_ == 2 && !in_metadata() && list_ == nullptr && field_ != "dtype" && field_ != "shape" &&
+           field_ != "data_offsets";
+  }
   std::string where() const {
     if (depth_ == 0) return "the header";
     if (depth_ == 1) return fmt::format("entry '{}'", name());
@@ -128,10 +133,8 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   }
   // A scalar that no rule above has taken.
   bool value(const char* got) {
-    if (skipping_ > 0) return true;
-    const bool unknown_field = depth_ == 2 && !in_metadata() && list_ == nullptr && field_ != "dtype" &&
-                               field_ != "shape" && field_ != "data_offsets";
-    require(unknown_field, "{}: {} is {}, expected {}", file_, where(), got, expected());
+    require(skipping_ > 0 || in_unknown_field(), "{}: {} is {}, expected {}", file_, where(), got,
+            expected());
     return true;
   }
   bool enter() {
@@ -226,7 +229,7 @@ std::string shape_text(std::span<const std::int64_t> shape) {
 }
 
 std::uint64_t tensor_bytes(Dtype dtype, std::span<const std::int64_t> shape, std::string_view what) {
-  // No early zero: a shape like [0, 2^40, 2^40] overflows the reference reader's product, so it does ours.
+  // No early zero: a shape like [2^40, 2^40, 0] overflows the reference reader's product, so it does ours.
   std::uint64_t bits_total = 1;
   bool fits = true;
   for (const std::int64_t size : shape)

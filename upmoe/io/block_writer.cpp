@@ -9,14 +9,17 @@
 
 namespace upmoe {
 
-BlockWriter::BlockWriter(std::size_t num_buffers, std::size_t num_threads)
-    : memory_bytes_(num_buffers * kBlockBytes) {
+BlockWriter::BlockWriter(std::size_t num_buffers) : memory_bytes_(num_buffers * kBlockBytes) {
   void* memory = ::mmap(nullptr, memory_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   require(memory != MAP_FAILED, "cannot allocate {} bytes of buffers: {}", memory_bytes_,
           std::strerror(errno));
   memory_ = static_cast<std::byte*>(memory);
   ::madvise(memory_, memory_bytes_, MADV_HUGEPAGE);  // a hint: fewer page faults where it works
   for (std::size_t i = num_buffers; i-- > 0;) free_.emplace_back(memory_ + i * kBlockBytes, kBlockBytes);
+}
+
+// In two steps, so that a thread that can't be started finds a destructor that stops those that run.
+BlockWriter::BlockWriter(std::size_t num_buffers, std::size_t num_threads) : BlockWriter(num_buffers) {
   for (std::size_t i = 0; i < num_threads; ++i) threads_.emplace_back([this] { write_until_stopped(); });
 }
 

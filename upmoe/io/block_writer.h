@@ -32,6 +32,8 @@ class BlockWriter {
   void drain();
 
  private:
+  explicit BlockWriter(std::size_t num_buffers);
+
   struct Job {
     std::span<std::byte> buffer;
     std::size_t bytes;

@@ -1,5 +1,6 @@
-// Normal weights whose deviation is chosen so that the logits start with a given one. The router's input is
-// RMSNorm(h) * gamma, of length |gamma|, so logits have deviation sigma * |gamma|: no data is needed.
+// Normal weights whose deviation is chosen so that the logits start near a given one. The router's input is
+// RMSNorm(h) * gamma, of length |gamma| if h is even, so sigma * |gamma| estimates it without data
+// (docs/numerics.md says how well).
 #include "upmoe/random/normal.h"
 #include "upmoe/router_init/registry.h"
 
@@ -15,8 +16,8 @@ class Automatic final : public RouterInit {
     }
   };
   explicit Automatic(const Options& options) : logit_std_(options.logit_std) {
-    require(0 < logit_std_ && logit_std_ <= 100, "auto: logit-std is {}, expected above 0 and at most 100",
-            logit_std_);
+    require_asked(0 < logit_std_ && logit_std_ <= 100,
+                  "auto: logit-std is {}, expected above 0 and at most 100", logit_std_);
   }
   std::vector<float> weight_EH(const RouterPlace& place, const Rng& key) const override {
     require(place.gamma_length > 0,

@@ -24,13 +24,18 @@ std::vector<float> centred_EH(const RouterPlace& place, const Rng& key, double s
   return weight_EH;
 }
 
-template <float kSigma>
-std::vector<float> normal_EH(const RouterPlace& place, const Rng& key) {
+std::vector<float> normal_EH(const RouterPlace& place, const Rng& key, float sigma) {
   std::vector<float> weight_EH(static_cast<std::size_t>(place.E * place.H));
-  normals(key, 0, 0.0f, kSigma, weight_EH);
+  normals(key, 0, 0.0f, sigma, weight_EH);
   return weight_EH;
 }
 
+std::vector<float> normal_002_EH(const RouterPlace& place, const Rng& key) {
+  return normal_EH(place, key, 0.02f);
+}
+std::vector<float> normal_028_EH(const RouterPlace& place, const Rng& key) {
+  return normal_EH(place, key, 0.2886751f);
+}
 std::vector<float> mean0_EH(const RouterPlace& place, const Rng& key) { return centred_EH(place, key, 1.0); }
 std::vector<float> rand_002_EH(const RouterPlace& place, const Rng& key) {
   return centred_EH(place, key, 0.02 * std::sqrt(12.0));
@@ -66,11 +71,11 @@ RouterInitInfo torch_rand_002() {
                                 "(r - mean(r)) * 0.02 * sqrt(12)");
 }
 RouterInitInfo torch_normal_002() {
-  return published<normal_EH<0.02f>>("torch_normal_002", "normal with deviation 0.02", "N(0, 0.02^2)");
+  return published<normal_002_EH>("torch_normal_002", "normal with deviation 0.02", "N(0, 0.02^2)");
 }
 RouterInitInfo torch_normal_028() {
-  return published<normal_EH<0.2886751f>>(
-      "torch_normal_028", "normal with the deviation of torch_rand, 1/sqrt(12)", "N(0, 0.2886751^2)");
+  return published<normal_028_EH>("torch_normal_028", "normal with the deviation of torch_rand, 1/sqrt(12)",
+                                  "N(0, 0.2886751^2)");
 }
 
 }  // namespace upmoe::router_init

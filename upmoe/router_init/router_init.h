@@ -11,8 +11,9 @@ namespace upmoe {
 // Where a router stands: E experts, hidden size H, and the norm in front of it.
 struct RouterPlace {
   std::int64_t E = 0, H = 0;
-  // Euclidean length of that norm's weight: the router's input x = RMSNorm(h) * gamma has about this length,
-  // so a router of deviation sigma gives logits of deviation sigma * gamma_length, whatever the data.
+  // Euclidean length of that norm's weight. The router's input x = RMSNorm(h) * gamma has about this length,
+  // so a router of deviation sigma gives logits of a deviation near sigma * gamma_length: an estimate without
+  // data.
   double gamma_length = 0;
 };
 

@@ -9,7 +9,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Spelled so that transformers 4.36 to 5 read the same: rope_theta and rope_scaling instead of
+// Spelled so that transformers 4.57 and 5 read the same: rope_theta and rope_scaling instead of
 // rope_parameters, torch_dtype instead of dtype, floats with a point (v5 checks types), no key left to a
 // default (Mixtral's are not Llama's: rope_theta 1e6, eight key-value heads, rms_norm_eps 1e-5, 131072
 // positions).

@@ -22,7 +22,7 @@ class Drop final : public Method {
   };
 
   explicit Drop(const Options& options) : ratio_(options.ratio), shared_(options.indices.value == "shared") {
-    require(0 <= ratio_ && ratio_ <= 1, "drop: ratio is {}, expected 0 to 1", ratio_);
+    require_asked(0 <= ratio_ && ratio_ <= 1, "drop: ratio is {}, expected 0 to 1", ratio_);
   }
 
   std::string changes_function() const override {

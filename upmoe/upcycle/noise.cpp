@@ -24,8 +24,8 @@ class Noise final : public Method {
 
   explicit Noise(const Options& options)
       : ratio_(options.ratio), sigma_(options.sigma), relative_(options.scale.value == "relative") {
-    require(0 <= ratio_ && ratio_ <= 1, "noise: ratio is {}, expected 0 to 1", ratio_);
-    require(0 <= sigma_ && sigma_ <= 1e6, "noise: sigma is {}, expected 0 to 1e6", sigma_);
+    require_asked(0 <= ratio_ && ratio_ <= 1, "noise: ratio is {}, expected 0 to 1", ratio_);
+    require_asked(0 <= sigma_ && sigma_ <= 1e6, "noise: sigma is {}, expected 0 to 1e6", sigma_);
   }
 
   std::string changes_function() const override {

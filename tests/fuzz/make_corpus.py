@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Writes the seeds in tests/fuzz/corpus/. They are checked in; this says how they came to be."""
+import json
+import pathlib
+import shutil
+
+CORPUS = pathlib.Path(__file__).parent / "corpus"
+
+
+def write(target: str, seeds: dict[str, bytes | str]) -> None:
+    folder = CORPUS / target
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, seed in seeds.items():
+        (folder / name).write_bytes(seed.encode() if isinstance(seed, str) else seed)
+
+
+def safetensors(header: object, data: bytes = b"") -> bytes:
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def tensor(dtype: str, shape: list[int], begin: int, end: int, **more: object) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end], **more}
+
+
+two = {"__metadata__": {"format": "pt"}, "a": tensor("BF16", [2, 3], 0, 12), "b": tensor("F32", [1], 12, 16)}
+write("safetensors_fuzz", {
+    "two": safetensors(two, bytes(16)),
+    "none": safetensors({}),
+    "empty_and_scalar": safetensors({"e": tensor("F16", [2, 0], 0, 0), "s": tensor("I64", [], 0, 8)}, bytes(8)),
+    "small_types": safetensors({"f4": tensor("F4", [4], 0, 2), "f6": tensor("F6_E2M3", [4], 2, 5)}, bytes(5)),
+    "unknown_fields": safetensors({"a": tensor("U8", [1], 0, 1, extra=[1, {"b": [None, True, -1.5e3]}])}, b"x"),
+    "hole": safetensors({"a": tensor("U8", [1], 0, 1), "b": tensor("U8", [1], 2, 3)}, bytes(3)),
+    "overflow": safetensors({"a": tensor("F32", [2**32, 2**32], 0, 0)}),
+    "escapes": safetensors({"\x00\"\\\u202e𝛾": tensor("U8", [0], 0, 0)}),
+    "header_only": b"\x10" + json.dumps(two, indent=1).encode(),  # the first byte: bytes of data
+})
+write("index_fuzz", {
+    "two": json.dumps({"metadata": {"total_size": 16}, "weight_map": {
+        "a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}),
+    "parent": json.dumps({"weight_map": {"a": "../x.safetensors"}}),
+    "absolute": json.dumps({"weight_map": {"a": "/etc/x.safetensors"}}),
+    "empty": json.dumps({"weight_map": {}}),
+    "twice": '{"weight_map":{"a":"x.safetensors","a":"y.safetensors"}}',
+    "deep": '{"weight_map":' + "[" * 70,
+})
+llama3 = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 8192}
+tiny = {"model_type": "llama", "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_act": "silu", "rms_norm_eps": 1e-05}
+write("dense_config_fuzz", {
+    "least": json.dumps({"model_type": "llama"}),
+    "tiny": json.dumps({**tiny, "eos_token_id": [1, 2], "pad_token_id": -1, "tie_word_embeddings": True}),
+    "mistral": json.dumps({"model_type": "mistral", "sliding_window": None, "head_dim": 128}),
+    "rope_v4": json.dumps({**tiny, "rope_theta": 500000.0, "rope_scaling": llama3}),
+    "rope_v5": json.dumps({**tiny, "rope_parameters": {"rope_theta": 1000000, **llama3}}),
+    "rope_old": json.dumps({**tiny, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+    "yarn": json.dumps({**tiny, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 32}}),
+    "partial": json.dumps({**tiny, "partial_rotary_factor": 0.5}),
+    "biased": json.dumps({**tiny, "attention_bias": True, "mlp_bias": True, "dtype": "bfloat16"}),
+    "quantised": json.dumps({**tiny, "quantization_config": {"quant_method": "gptq"}}),
+    "moe": json.dumps({"model_type": "mixtral"}),
+    "huge": json.dumps({"model_type": "llama", "hidden_size": 2**31 - 1, "num_hidden_layers": 10000}),
+})
+write("side_files_fuzz", {
+    "v5": json.dumps({"backend": "tokenizers", "tokenizer_class": "TokenizersBackend", "is_local": True,
+                      "extra_special_tokens": ["<a>", "<b>"]}),
+    "v4": json.dumps({"tokenizer_class": "LlamaTokenizer", "added_tokens_decoder": {"0": {"content": "<unk>"}}}),
+    "names": json.dumps({"tokenizer_class": "TokenizersBackend", "model_input_names": ["input_ids"],
+                         "additional_special_tokens": ["<x>"], "extra_special_tokens": []}),
+    "card": "---\nlicense: apache-2.0\nlanguage:\n- en\n- de\ntags: [a, b]\nbase_model: x/y\n---\n# Title\n",
+    "card_windows": "---\r\nlicense: mit\r\n---\r\n",
+    "card_hostile": "---\nlicense: \x1b[2J\nlanguage: \u202ede\nlicense: mit\n",
+    "card_head": "license: mit\nlicense: other\n  more\n- item\n",
+})
