@@ -36,7 +36,7 @@ TEST(Index, RefusesNamesThatCouldLeaveTheFolder) {
   for (const std::string name :
        {"", ".", "..", "../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "a/../../x.safetensors",
         "./x.safetensors", "..\\x.safetensors", "C:\\x.safetensors", "x\n.safetensors", "x\x7f.safetensors",
-        "\x1b[2J.safetensors"})
+        "\x1b[2J.safetensors", "\u202Ex.safetensors"})
     EXPECT_TRUE(fails_with([&] { parse_index(index_with_file(name), kWhere); },
                            {kWhere, "'w'", "'" + printable(name) + "'", "plain name"}))
         << printable(name);

@@ -22,6 +22,7 @@ using Names = std::vector<std::string>;
 class OutputFolderTest : public testing::Test {
  protected:
   fs::path make_checkpoint(const std::string& name, const std::string& text = "old") const {
+    write_file(temp_ / name / "model.safetensors", "");
     return write_file(temp_ / name / "config.json", text).parent_path();
   }
   // Makes `place` with a new config.json.
@@ -125,6 +126,24 @@ TEST_F(OutputFolderTest, NeverReplacesWhatIsNoCheckpoint) {
   EXPECT_TRUE(fails_with([&] { OutputFolder output(temp_ / "link", true); }, {"/link"}));
   EXPECT_TRUE(fs::exists(temp_ / "home" / "letters" / "mother.txt"));
   EXPECT_EQ(temp_.names(), (Names{"file", "home", "link"}));
+}
+
+TEST_F(OutputFolderTest, NeverReplacesAConfigurationWithoutWeights) {  // any project may have a config.json
+  write_file(temp_ / "site" / "config.json", "{}");
+  EXPECT_TRUE(
+      fails_with([&] { OutputFolder output(temp_ / "site", true); }, {"/site", "not a checkpoint folder"}));
+  EXPECT_EQ(temp_.names(), Names{"site"});
+}
+
+TEST_F(OutputFolderTest, ReplacesAnOutputOfOurOwn) {
+  write_file(temp_ / "out" / "upmoe.json", "{}");
+  make(temp_ / "out", true);
+  EXPECT_FALSE(fs::exists(temp_ / "out" / "upmoe.json"));
+}
+
+TEST_F(OutputFolderTest, RefusesAMountPoint) {
+  if (!fs::is_directory("/proc/self")) GTEST_SKIP() << "/proc is not mounted";
+  EXPECT_TRUE(fails_with([] { OutputFolder output("/proc", true); }, {"/proc", "mount point"}));
 }
 
 TEST_F(OutputFolderTest, NeverReplacesWhatHasComeInTheMeantime) {

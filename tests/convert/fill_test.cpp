@@ -1,4 +1,5 @@
-// fill() against a version so simple that it can be read off the definition in upcycle/draft.h, and under any cut.
+// fill() against a version so simple that it can be read off the definition in upcycle/draft.h, and under any
+// cut.
 #include "upmoe/convert/fill.h"
 
 #include <gtest/gtest.h>
@@ -7,8 +8,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "upmoe/base/isa.h"
 #include "upmoe/base/error.h"
+#include "upmoe/base/isa.h"
 #include "upmoe/random/normal.h"
 #include "upmoe/random/sample.h"
 #include "upmoe/tensor/convert.h"
@@ -41,7 +42,8 @@ void put(Dtype dtype, std::vector<std::byte>& bytes, std::size_t i, float value)
 
 float drawn(const Draw& draw, std::uint64_t element) {
   float out = 0;
-  normals(draw.key, element, static_cast<float>(draw.mean), static_cast<float>(draw.sigma), std::span(&out, 1));
+  normals(draw.key, element, static_cast<float>(draw.mean), static_cast<float>(draw.sigma),
+          std::span(&out, 1));
   return out;
 }
 
@@ -63,16 +65,22 @@ std::vector<std::byte> reference(const Case& c) {
       if (it == neurons.end()) continue;
       const auto rank = static_cast<std::size_t>(it - neurons.begin());
       const std::size_t element = c.neurons_in_columns ? r * neurons.size() + rank : rank * cols + k;
-      if (redraw != nullptr) put(c.dtype, out, i, drawn(redraw->draw, element));
-      else put(c.dtype, out, i, float_at(c.dtype, c.dense, i) + drawn(disturb->draw, element));
+      if (redraw != nullptr)
+        put(c.dtype, out, i, drawn(redraw->draw, element));
+      else
+        put(c.dtype, out, i, float_at(c.dtype, c.dense, i) + drawn(disturb->draw, element));
     }
   return out;
 }
 
 Case arbitrary_case() {
   using rc::gen::inRange;
-  Case c{.dtype = *rc::gen::element(Dtype::f32, Dtype::bf16, Dtype::f16), .rows = *inRange<std::int64_t>(1, 40), .cols = *inRange<std::int64_t>(1, 200),
-         .neurons_in_columns = *rc::gen::arbitrary<bool>(), .draft = Copy{}, .dense = {}};
+  Case c{.dtype = *rc::gen::element(Dtype::f32, Dtype::bf16, Dtype::f16),
+         .rows = *inRange<std::int64_t>(1, 40),
+         .cols = *inRange<std::int64_t>(1, 200),
+         .neurons_in_columns = *rc::gen::arbitrary<bool>(),
+         .draft = Copy{},
+         .dense = {}};
   const Rng key(*rc::gen::arbitrary<std::uint64_t>());
   const auto count = static_cast<std::size_t>(c.rows * c.cols);
   std::vector<float> values(count);
@@ -83,11 +91,21 @@ Case arbitrary_case() {
   const Draw draw{key.at("values"), 0.25, 2.0};
   std::vector<std::int32_t> neurons = choose(key.at("neurons"), *inRange<std::int64_t>(0, F + 1), F);
   switch (*inRange(0, 5)) {
-    case 0: c.draft = Copy{}; break;
-    case 1: c.draft = Constant{1.0f}; break;
-    case 2: c.draft = draw; break;
-    case 3: c.draft = Redraw{std::move(neurons), draw}; break;
-    default: c.draft = Disturb{std::move(neurons), draw}; break;
+    case 0:
+      c.draft = Copy{};
+      break;
+    case 1:
+      c.draft = Constant{1.0f};
+      break;
+    case 2:
+      c.draft = draw;
+      break;
+    case 3:
+      c.draft = Redraw{std::move(neurons), draw};
+      break;
+    default:
+      c.draft = Disturb{std::move(neurons), draw};
+      break;
   }
   return c;
 }
@@ -116,7 +134,12 @@ TEST(Fill, GivesTheSameBytesAtEveryInstructionSetAndPastOneChunk) {
   const Isa active = active_isa();
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16})
     for (const bool columns : {false, true}) {
-      Case c{.dtype = dtype, .rows = 7, .cols = 10'001, .neurons_in_columns = columns, .draft = Copy{}, .dense = {}};
+      Case c{.dtype = dtype,
+             .rows = 7,
+             .cols = 10'001,
+             .neurons_in_columns = columns,
+             .draft = Copy{},
+             .dense = {}};
       c.dense.resize(static_cast<std::size_t>(c.rows * c.cols) * c.size(), std::byte{0x3c});
       const std::int64_t F = columns ? c.cols : c.rows;
       c.draft = Disturb{choose(Rng(3), F / 2, F), {Rng(4), 0.0, 1.0}};

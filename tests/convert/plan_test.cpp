@@ -72,7 +72,8 @@ TEST_F(PlanTest, SaysWhetherTheFunctionStays) {
 
 TEST_F(PlanTest, RefusesShapesThatCannotBe) {
   ConvertRequest asked = request();
-  for (const auto& [experts, per_token] : std::vector<std::pair<std::int64_t, std::int64_t>>{{0, 1}, {-1, 1}, {4, 5}, {4, 0}, {1'000'000, 2}}) {
+  for (const auto& [experts, per_token] :
+       std::vector<std::pair<std::int64_t, std::int64_t>>{{0, 1}, {-1, 1}, {4, 5}, {4, 0}, {1'000'000, 2}}) {
     asked.experts = experts;
     asked.per_token = per_token;
     EXPECT_THROW(make_plan(asked), UsageError) << experts << " " << per_token;

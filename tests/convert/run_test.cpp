@@ -1,4 +1,5 @@
-// Whole conversions of tiny models: the same bytes however they are made, and nothing left behind when they are not.
+// Whole conversions of tiny models: the same bytes however they are made, and nothing left behind when they
+// are not.
 #include "upmoe/convert/run.h"
 
 #include <gtest/gtest.h>
@@ -24,7 +25,8 @@ using test::TempFolder;
 
 std::map<std::string, std::string> files_of(const fs::path& folder) {
   std::map<std::string, std::string> out;
-  for (const auto& entry : fs::directory_iterator(folder)) out[entry.path().filename()] = read_small_file(entry.path());
+  for (const auto& entry : fs::directory_iterator(folder))
+    out[entry.path().filename()] = read_small_file(entry.path());
   return out;
 }
 
@@ -40,7 +42,8 @@ class Conversion : public testing::Test {
     out.experts = 4;
     return out;
   }
-  std::map<std::string, std::string> made(const ConvertRequest& request, std::size_t threads = 2, const std::string& name = "out") const {
+  std::map<std::string, std::string> made(const ConvertRequest& request, std::size_t threads = 2,
+                                          const std::string& name = "out") const {
     const fs::path place = folder_.path() / name;
     fs::remove_all(place);
     convert(make_plan(request), place, {.threads = threads});
@@ -66,7 +69,8 @@ std::vector<std::string> method_names() {
 
 TEST_P(EveryMethodRun, WritesTheSameFilesForAnyNumberOfThreadsAndInstructionSet) {
   const auto expected = made(request(GetParam()), 1);
-  for (const std::size_t threads : {1, 2, 3, 8}) EXPECT_EQ(made(request(GetParam()), threads), expected) << threads;
+  for (const std::size_t threads : {1, 2, 3, 8})
+    EXPECT_EQ(made(request(GetParam()), threads), expected) << threads;
   const Isa active = active_isa();
   for (const Isa isa : available_isas()) {
     set_active_isa(isa);
@@ -80,13 +84,16 @@ TEST_P(EveryMethodRun, RecordsTheHashOfEveryTensorThatItWrote) {
   const auto manifest = nlohmann::json::parse(files.at("upmoe.json"));
   const Weights weights{Folder(folder_.path() / "out")};
   EXPECT_EQ(manifest["output"]["tensors"].size(), weights.entries().size());
-  for (const auto& [name, entry] : weights.entries()) EXPECT_EQ(manifest["output"]["tensors"][name], hex(xxh3(entry.data()))) << name;
+  for (const auto& [name, entry] : weights.entries())
+    EXPECT_EQ(manifest["output"]["tensors"][name], hex(xxh3(entry.data()))) << name;
   const Weights dense{Folder(folder_.path() / "dense")};
-  for (const auto& [name, hash] : manifest["source"]["tensors"].items()) EXPECT_EQ(hash, hex(xxh3(dense.entries().at(name).data()))) << name;
+  for (const auto& [name, hash] : manifest["source"]["tensors"].items())
+    EXPECT_EQ(hash, hex(xxh3(dense.entries().at(name).data()))) << name;
   EXPECT_EQ(manifest["source"]["tensors"].size(), GetParam() == "scratch" ? 0 : dense.entries().size());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, EveryMethodRun, testing::ValuesIn(method_names()), [](const auto& each) { return each.param; });
+INSTANTIATE_TEST_SUITE_P(All, EveryMethodRun, testing::ValuesIn(method_names()),
+                         [](const auto& each) { return each.param; });
 
 TEST_F(Conversion, GivesTheSameTensorsInShardsOfAnySize) {
   made(request());
@@ -110,7 +117,8 @@ TEST_F(Conversion, PutsEveryTensorAtAMultipleOfItsElementAndTheDataAtAMultipleOf
   const SafetensorsFile file(folder_.path() / "out" / "model.safetensors");
   const MappedFile whole(folder_.path() / "out" / "model.safetensors");
   EXPECT_EQ(parse_safetensors(whole.bytes(), "x").data_begin % 4096, 0u);
-  for (const TensorInfo& tensor : file.tensors()) EXPECT_EQ(tensor.begin % (static_cast<std::uint64_t>(bits(tensor.dtype)) / 8), 0u) << tensor.name;
+  for (const TensorInfo& tensor : file.tensors())
+    EXPECT_EQ(tensor.begin % (static_cast<std::uint64_t>(bits(tensor.dtype)) / 8), 0u) << tensor.name;
 }
 
 TEST_F(Conversion, DependsOnTheSeed) {
@@ -122,7 +130,8 @@ TEST_F(Conversion, DependsOnTheSeed) {
 TEST_F(Conversion, WritesTheHeadOutUnlessItIsToStayTied) {
   made(request());
   const Weights untied{Folder(folder_.path() / "out")};
-  EXPECT_TRUE(std::ranges::equal(untied.entries().at("lm_head.weight").data(), untied.entries().at("model.embed_tokens.weight").data()));
+  EXPECT_TRUE(std::ranges::equal(untied.entries().at("lm_head.weight").data(),
+                                 untied.entries().at("model.embed_tokens.weight").data()));
   ConvertRequest keep = request();
   keep.keep_tied = true;
   const auto files = made(keep);
@@ -132,7 +141,9 @@ TEST_F(Conversion, WritesTheHeadOutUnlessItIsToStayTied) {
 
 TEST_F(Conversion, LeavesNothingBehindWhenItIsCancelled) {
   const std::atomic<bool> cancelled = true;
-  EXPECT_THROW(convert(make_plan(request()), folder_.path() / "a" / "b" / "out", {.threads = 2, .cancelled = &cancelled}), Interrupted);
+  EXPECT_THROW(convert(make_plan(request()), folder_.path() / "a" / "b" / "out",
+                       {.threads = 2, .cancelled = &cancelled}),
+               Interrupted);
   EXPECT_EQ(here(), std::vector<std::string>{"dense"});
 }
 
@@ -146,11 +157,12 @@ TEST_F(Conversion, LeavesNothingBehindWhenItFailsInTheMiddle) {
 TEST_F(Conversion, ReportsItsProgressUpToTheWholeFile) {
   const Plan plan = make_plan(request());
   std::uint64_t last = 0;
-  convert(plan, folder_.path() / "out", {.threads = 3, .progress = [&](std::uint64_t done, std::uint64_t total) {
-                                           EXPECT_GT(done, last);
-                                           EXPECT_EQ(total, plan.file_bytes);
-                                           last = done;
-                                         }});
+  convert(plan, folder_.path() / "out",
+          {.threads = 3, .progress = [&](std::uint64_t done, std::uint64_t total) {
+             EXPECT_GT(done, last);
+             EXPECT_EQ(total, plan.file_bytes);
+             last = done;
+           }});
   EXPECT_EQ(last, plan.file_bytes);
 }
 

@@ -68,8 +68,8 @@ TEST(Safetensors, RefusesAHeaderThatIsNotJson) {
   EXPECT_TRUE(refused(raw_file(""), {"does not begin with '{'"}));
   EXPECT_TRUE(refused(raw_file("\xEF\xBB\xBF{}"), {"does not begin with '{'"}));
   EXPECT_TRUE(refused(raw_file("[]"), {"does not begin with '{'"}));
-  for (const std::string json : {"{", "{}}", "{} {}", "{}x", "{a:1}", R"({"w":})", R"({"__metadata__":{},})", "{/**/}",
-                                 "{'w':{}}", R"({"__metadata__":{"a":"\x"}})",
+  for (const std::string json : {"{", "{}}", "{} {}", "{}x", "{a:1}", R"({"w":})", R"({"__metadata__":{},})",
+                                 "{/**/}", "{'w':{}}", R"({"__metadata__":{"a":"\x"}})",
                                  "{\"__metadata__\":{\"a\":\"\n\"}}", R"({"__metadata__":{"a":"\ud800"}})"})
     EXPECT_TRUE(refused(raw_file(json), {"not valid JSON at byte"})) << json;
 }

@@ -29,18 +29,23 @@ class InspectTest : public testing::Test {
   }
 
   // The same model with all experts of a layer in one tensor, as mergekit writes it.
-  std::filesystem::path stacked(const std::filesystem::path& per_expert, std::int64_t layers = 2, std::int64_t experts = 4) {
+  std::filesystem::path stacked(const std::filesystem::path& per_expert, std::int64_t layers = 2,
+                                std::int64_t experts = 4) {
     const std::filesystem::path out = folder_ / "stacked";
     const Weights weights{Folder(per_expert)};
     std::vector<test::Tensor> tensors;
     for (const auto& [name, entry] : weights.entries())
       if (name.find("block_sparse_moe") == std::string::npos)
-        tensors.push_back({name, entry.info->dtype, entry.info->shape, {entry.data().begin(), entry.data().end()}});
+        tensors.push_back(
+            {name, entry.info->dtype, entry.info->shape, {entry.data().begin(), entry.data().end()}});
     for (std::int64_t l = 0; l < layers; ++l) {
-      const std::string from = fmt::format("model.layers.{}.block_sparse_moe.", l), to = fmt::format("model.layers.{}.mlp.", l);
+      const std::string from = fmt::format("model.layers.{}.block_sparse_moe.", l),
+                        to = fmt::format("model.layers.{}.mlp.", l);
       const Weights::Entry& gate = weights.entries().at(from + "gate.weight");
-      tensors.push_back({to + "gate.weight", gate.info->dtype, gate.info->shape, {gate.data().begin(), gate.data().end()}});
-      test::Tensor gate_up{to + "experts.gate_up_proj", Dtype::bf16, {experts, 2 * 48, 32}, {}}, down{to + "experts.down_proj", Dtype::bf16, {experts, 32, 48}, {}};
+      tensors.push_back(
+          {to + "gate.weight", gate.info->dtype, gate.info->shape, {gate.data().begin(), gate.data().end()}});
+      test::Tensor gate_up{to + "experts.gate_up_proj", Dtype::bf16, {experts, 2 * 48, 32}, {}},
+          down{to + "experts.down_proj", Dtype::bf16, {experts, 32, 48}, {}};
       for (std::int64_t e = 0; e < experts; ++e)
         for (const auto& [w, tensor] : {std::pair{"w1", &gate_up}, {"w3", &gate_up}, {"w2", &down}}) {
           const auto bytes = weights.entries().at(fmt::format("{}experts.{}.{}.weight", from, e, w)).data();
@@ -118,9 +123,15 @@ TEST_F(InspectTest, SaysTheSameOfStackedExpertsWhateverTheThreads) {
 TEST_F(InspectTest, RefusesAConfigurationThatTheWeightsContradict) {
   const std::filesystem::path moe = converted("copy");
   auto config = nlohmann::json::parse(test::read_file(moe / "config.json"));
-  for (const auto& [key, value] : std::vector<std::pair<std::string, nlohmann::json>>{
-           {"num_local_experts", 5}, {"num_local_experts", -1}, {"num_local_experts", "four"}, {"intermediate_size", 64},
-           {"num_hidden_layers", 3}, {"num_hidden_layers", 1'000'000'000}, {"num_experts_per_tok", 9}, {"hidden_size", 0}}) {
+  for (const auto& [key, value] :
+       std::vector<std::pair<std::string, nlohmann::json>>{{"num_local_experts", 5},
+                                                           {"num_local_experts", -1},
+                                                           {"num_local_experts", "four"},
+                                                           {"intermediate_size", 64},
+                                                           {"num_hidden_layers", 3},
+                                                           {"num_hidden_layers", 1'000'000'000},
+                                                           {"num_experts_per_tok", 9},
+                                                           {"hidden_size", 0}}) {
     nlohmann::json spoiled = config;
     spoiled[key] = value;
     test::write_file(moe / "config.json", spoiled.dump());

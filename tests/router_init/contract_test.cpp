@@ -16,7 +16,9 @@ namespace {
 constexpr std::int64_t E = 8, H = 512;
 const RouterPlace kPlace{.E = E, .H = H, .gamma_length = 20.0};
 
-double mean(const std::vector<float>& x) { return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size()); }
+double mean(const std::vector<float>& x) {
+  return std::accumulate(x.begin(), x.end(), 0.0) / static_cast<double>(x.size());
+}
 double deviation(const std::vector<float>& x) {
   const double m = mean(x);
   double squares = 0;
@@ -24,7 +26,9 @@ double deviation(const std::vector<float>& x) {
   return std::sqrt(squares / static_cast<double>(x.size() - 1));
 }
 std::vector<float> weights(const std::string& name, const Values& options = {}) {
-  return find_plugin(router_init::router_inits(), name, "router init").make(options)->weight_EH(kPlace, Rng(5));
+  return find_plugin(router_init::router_inits(), name, "router init")
+      .make(options)
+      ->weight_EH(kPlace, Rng(5));
 }
 // Standard error of a deviation estimated from E * H normal or uniform draws, times five.
 const double kTolerance = 5 / std::sqrt(2.0 * E * H);
@@ -55,7 +59,9 @@ TEST_P(EveryRouterInit, DependsOnItsKeyUnlessItIsDegenerate) {
   EXPECT_EQ(init->weight_EH(kPlace, Rng(5)) == init->weight_EH(kPlace, Rng(6)), !init->danger().empty());
 }
 
-TEST_P(EveryRouterInit, RefusesAnUnknownOption) { EXPECT_THROW(GetParam().make({{"no-such-option", "1"}}), UsageError); }
+TEST_P(EveryRouterInit, RefusesAnUnknownOption) {
+  EXPECT_THROW(GetParam().make({{"no-such-option", "1"}}), UsageError);
+}
 
 TEST_P(EveryRouterInit, SaysWhatItIs) {
   EXPECT_FALSE(GetParam().summary.empty() || GetParam().formula.empty() || GetParam().source.empty());
@@ -99,7 +105,8 @@ TEST(RouterInit, OrthogonalRowsHaveLengthOneAndRightAngles) {
   for (std::size_t a = 0; a < E; ++a)
     for (std::size_t b = 0; b <= a; ++b) {
       double dot = 0;
-      for (std::size_t i = 0; i < H; ++i) dot += static_cast<double>(weight_EH[a * H + i]) * weight_EH[b * H + i];
+      for (std::size_t i = 0; i < H; ++i)
+        dot += static_cast<double>(weight_EH[a * H + i]) * weight_EH[b * H + i];
       EXPECT_NEAR(dot, a == b, 1e-6) << a << " " << b;  // fp32 storage of unit rows
     }
 }
@@ -110,7 +117,9 @@ TEST(RouterInit, OrthogonalRefusesMoreExpertsThanDimensions) {
 }
 
 TEST(RouterInit, ZeroHasToBeForcedAndTheDefaultHasNot) {
-  const auto danger = [](const char* name) { return find_plugin(router_init::router_inits(), name, "router init").make({})->danger(); };
+  const auto danger = [](const char* name) {
+    return find_plugin(router_init::router_inits(), name, "router init").make({})->danger();
+  };
   EXPECT_NE(danger("zero"), "");
   EXPECT_EQ(danger("auto"), "");
 }

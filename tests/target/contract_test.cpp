@@ -17,9 +17,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 DenseConfig dense(const std::string& more = "") {
-  return parse_dense_config(R"({"model_type":"llama","vocab_size":300,"hidden_size":64,"intermediate_size":96,"num_hidden_layers":3,
-      "num_attention_heads":4,"num_key_value_heads":2,"rms_norm_eps":1e-5,"initializer_range":0.02)" + more + "}",
-                            "config.json");
+  return parse_dense_config(
+      R"({"model_type":"llama","vocab_size":300,"hidden_size":64,"intermediate_size":96,"num_hidden_layers":3,
+      "num_attention_heads":4,"num_key_value_heads":2,"rms_norm_eps":1e-5,"initializer_range":0.02)" +
+          more + "}",
+      "config.json");
 }
 const MoeShape kShape{.experts = 8, .per_token = 2, .expert_size = 96};
 
@@ -49,7 +51,8 @@ TEST_P(EveryTarget, NamesEveryWeightOnceAndNoneAsADenseOne) {
 
 TEST_P(EveryTarget, ReadsItsOwnConfigurationBack) {
   const Target& target = GetParam();
-  const nlohmann::json config = nlohmann::json::parse(target.config(dense(), kShape, false, "bfloat16").dump());
+  const nlohmann::json config =
+      nlohmann::json::parse(target.config(dense(), kShape, false, "bfloat16").dump());
   EXPECT_EQ(config.at("model_type"), target.model_type);
   const MoeShape shape = target.shape(config);
   EXPECT_EQ(shape.experts, kShape.experts);
@@ -58,8 +61,10 @@ TEST_P(EveryTarget, ReadsItsOwnConfigurationBack) {
 }
 
 TEST_P(EveryTarget, WritesTheSpellingThatBothTransformersRead) {
-  const Json config = GetParam().config(dense(R"(,"rope_parameters":{"rope_type":"llama3","rope_theta":500000,"factor":8,
-      "low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":8192})"), kShape, false, "bfloat16");
+  const Json config =
+      GetParam().config(dense(R"(,"rope_parameters":{"rope_type":"llama3","rope_theta":500000,"factor":8,
+      "low_freq_factor":1,"high_freq_factor":4,"original_max_position_embeddings":8192})"),
+                        kShape, false, "bfloat16");
   EXPECT_FALSE(config.contains("rope_parameters"));
   EXPECT_FALSE(config.contains("dtype"));
   EXPECT_EQ(config.at("rope_theta"), 500000.0);
@@ -70,27 +75,55 @@ TEST_P(EveryTarget, WritesTheSpellingThatBothTransformersRead) {
 }
 
 TEST_P(EveryTarget, WritesFloatsAsFloats) {
-  const Json config = GetParam().config(dense(R"(,"rope_theta":10000,"attention_dropout":0)"), kShape, false, "float32");
-  for (const char* key : {"rms_norm_eps", "initializer_range", "rope_theta", "attention_dropout", "router_aux_loss_coef"})
+  const Json config =
+      GetParam().config(dense(R"(,"rope_theta":10000,"attention_dropout":0)"), kShape, false, "float32");
+  for (const char* key :
+       {"rms_norm_eps", "initializer_range", "rope_theta", "attention_dropout", "router_aux_loss_coef"})
     EXPECT_TRUE(!config.contains(key) || config.at(key).is_number_float()) << key;
 }
 
 TEST_P(EveryTarget, CarriesTokenIdsOfEveryForm) {
-  const Json config = GetParam().config(dense(R"(,"bos_token_id":128000,"eos_token_id":[128001,128009],"pad_token_id":-1)"), kShape, false, "bfloat16");
+  const Json config =
+      GetParam().config(dense(R"(,"bos_token_id":128000,"eos_token_id":[128001,128009],"pad_token_id":-1)"),
+                        kShape, false, "bfloat16");
   EXPECT_EQ(config.at("bos_token_id"), 128000);
   EXPECT_EQ(config.at("eos_token_id"), Json::array({128001, 128009}));
   EXPECT_TRUE(config.at("pad_token_id").is_null());
 }
 
-INSTANTIATE_TEST_SUITE_P(All, EveryTarget, testing::ValuesIn(target::targets()), [](const auto& each) { return each.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, EveryTarget, testing::ValuesIn(target::targets()),
+                         [](const auto& each) { return each.param.name; });
 
 TEST(Mixtral, LeavesNothingToMixtralsDefaults) {
-  // Every key of MixtralConfig in transformers 4.57 that bears on what the model computes or on how it is trained.
-  const Json config = find_plugin(target::targets(), "mixtral", "target").config(dense(), kShape, false, "bfloat16");
-  for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                          "head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "use_cache", "pad_token_id",
-                          "bos_token_id", "eos_token_id", "tie_word_embeddings", "rope_theta", "rope_scaling", "sliding_window", "attention_dropout",
-                          "num_experts_per_tok", "num_local_experts", "output_router_logits", "router_aux_loss_coef", "router_jitter_noise"})
+  // Every key of MixtralConfig in transformers 4.57 that bears on what the model computes or on how it is
+  // trained.
+  const Json config =
+      find_plugin(target::targets(), "mixtral", "target").config(dense(), kShape, false, "bfloat16");
+  for (const char* key : {"vocab_size",
+                          "hidden_size",
+                          "intermediate_size",
+                          "num_hidden_layers",
+                          "num_attention_heads",
+                          "num_key_value_heads",
+                          "head_dim",
+                          "hidden_act",
+                          "max_position_embeddings",
+                          "initializer_range",
+                          "rms_norm_eps",
+                          "use_cache",
+                          "pad_token_id",
+                          "bos_token_id",
+                          "eos_token_id",
+                          "tie_word_embeddings",
+                          "rope_theta",
+                          "rope_scaling",
+                          "sliding_window",
+                          "attention_dropout",
+                          "num_experts_per_tok",
+                          "num_local_experts",
+                          "output_router_logits",
+                          "router_aux_loss_coef",
+                          "router_jitter_noise"})
     EXPECT_TRUE(config.contains(key)) << key;
 }
 

@@ -33,7 +33,8 @@ class Dense {
     }
   }
   DenseLayer layer() const {
-    return {3, config_, [this](Matrix m) -> const NeuronMoments& { return moments_[static_cast<std::size_t>(m)]; }};
+    return {3, config_,
+            [this](Matrix m) -> const NeuronMoments& { return moments_[static_cast<std::size_t>(m)]; }};
   }
   const DenseConfig& config() const { return config_; }
 
@@ -46,14 +47,20 @@ const MoeShape kShape{.experts = kExperts, .per_token = 2, .expert_size = F};
 
 // All that a draft says, as text.
 std::string told(const Draft& draft) {
-  const auto draw = [](const Draw& d) { return fmt::format("{:x} {:x} {:a} {:a}", d.key.seed(), d.key.stream(), d.mean, d.sigma); };
+  const auto draw = [](const Draw& d) {
+    return fmt::format("{:x} {:x} {:a} {:a}", d.key.seed(), d.key.stream(), d.mean, d.sigma);
+  };
   struct Teller {
     decltype(draw)& of;
     std::string operator()(const Copy&) const { return "copy"; }
     std::string operator()(const Constant& c) const { return fmt::format("constant {:a}", c.value); }
     std::string operator()(const Draw& d) const { return "draw " + of(d); }
-    std::string operator()(const Redraw& r) const { return fmt::format("redraw {} {}", fmt::join(r.neurons, ","), of(r.draw)); }
-    std::string operator()(const Disturb& d) const { return fmt::format("disturb {} {}", fmt::join(d.neurons, ","), of(d.draw)); }
+    std::string operator()(const Redraw& r) const {
+      return fmt::format("redraw {} {}", fmt::join(r.neurons, ","), of(r.draw));
+    }
+    std::string operator()(const Disturb& d) const {
+      return fmt::format("disturb {} {}", fmt::join(d.neurons, ","), of(d.draw));
+    }
   };
   return std::visit(Teller{draw}, draft);
 }
@@ -74,7 +81,8 @@ TEST_P(EveryMethod, GivesTheSameDraftsInAnyOrder) {
   const Dense dense;
   const DenseLayer layer = dense.layer();
   const auto method = GetParam().make({});
-  EXPECT_EQ(drafts(method->convert(layer, kShape, Rng(7)), false), drafts(method->convert(layer, kShape, Rng(7)), true));
+  EXPECT_EQ(drafts(method->convert(layer, kShape, Rng(7)), false),
+            drafts(method->convert(layer, kShape, Rng(7)), true));
 }
 
 TEST_P(EveryMethod, GivesTheSameDraftsFromManyThreads) {
@@ -85,7 +93,8 @@ TEST_P(EveryMethod, GivesTheSameDraftsFromManyThreads) {
   std::vector<std::vector<std::string>> found(8);
   {
     std::vector<std::jthread> threads;
-    for (std::size_t t = 0; t < found.size(); ++t) threads.emplace_back([&, t] { found[t] = drafts(moe, t % 2 == 1); });
+    for (std::size_t t = 0; t < found.size(); ++t)
+      threads.emplace_back([&, t] { found[t] = drafts(moe, t % 2 == 1); });
   }
   for (const auto& one : found) EXPECT_EQ(one, found[0]);
 }
@@ -116,7 +125,8 @@ TEST_P(EveryMethod, IsACopyExactlyWhenItSaysThatTheFunctionStays) {
   const MoeLayer moe = method->convert(layer, kShape, Rng(7));
   bool all_copies = true;
   for (std::int64_t e = 0; e < kExperts; ++e)
-    for (const Matrix matrix : kMatrices) all_copies = all_copies && std::holds_alternative<Copy>(moe.draft(e, matrix));
+    for (const Matrix matrix : kMatrices)
+      all_copies = all_copies && std::holds_alternative<Copy>(moe.draft(e, matrix));
   EXPECT_EQ(all_copies, method->changes_function().empty());
 }
 
@@ -140,12 +150,15 @@ TEST_P(EveryMethod, DrawsFiniteNumbersWithOtherKeysForOtherExpertsAndMatrices) {
   EXPECT_EQ(streams.size(), draws);
 }
 
-TEST_P(EveryMethod, RefusesAnUnknownOption) { EXPECT_THROW(GetParam().make({{"no-such-option", "1"}}), UsageError); }
+TEST_P(EveryMethod, RefusesAnUnknownOption) {
+  EXPECT_THROW(GetParam().make({{"no-such-option", "1"}}), UsageError);
+}
 
 TEST_P(EveryMethod, AcceptsItsOwnDefaults) {
   Values defaults;
   for (const OptionInfo& option : GetParam().options) defaults[option.name] = option.preset;
-  for (const OptionInfo& option : GetParam().resolve(defaults)) EXPECT_EQ(option.preset, defaults[option.name]) << option.name;
+  for (const OptionInfo& option : GetParam().resolve(defaults))
+    EXPECT_EQ(option.preset, defaults[option.name]) << option.name;
   EXPECT_NE(GetParam().make(defaults), nullptr);
 }
 
@@ -155,7 +168,8 @@ TEST_P(EveryMethod, SaysWhatItIs) {
   for (const OptionInfo& option : method.options) EXPECT_FALSE(option.help.empty()) << option.name;
 }
 
-INSTANTIATE_TEST_SUITE_P(All, EveryMethod, testing::ValuesIn(upcycle::methods()), [](const auto& m) { return m.param.name; });
+INSTANTIATE_TEST_SUITE_P(All, EveryMethod, testing::ValuesIn(upcycle::methods()),
+                         [](const auto& m) { return m.param.name; });
 
 // ---- the methods' own promises ----
 
@@ -185,7 +199,8 @@ TEST(Drop, TakesTheFloorOfRatioTimesNeuronsAndTheStatisticsOfWhatItReplaces) {
   const Dense dense;
   const DenseLayer layer = dense.layer();
   for (const double ratio : {0.1, 0.5, 0.99, 1.0}) {
-    const auto method = find_plugin(upcycle::methods(), "drop", "method").make({{"ratio", fmt::format("{}", ratio)}});
+    const auto method =
+        find_plugin(upcycle::methods(), "drop", "method").make({{"ratio", fmt::format("{}", ratio)}});
     const auto redraw = std::get<Redraw>(method->convert(layer, kShape, Rng(7)).draft(2, Matrix::up));
     EXPECT_EQ(redraw.neurons.size(), static_cast<std::size_t>(std::floor(ratio * F)));
     const Moments replaced = layer.moments(Matrix::up).of_neurons(redraw.neurons);
@@ -196,16 +211,19 @@ TEST(Drop, TakesTheFloorOfRatioTimesNeuronsAndTheStatisticsOfWhatItReplaces) {
 
 TEST(Drop, RefusesARatioOutsideZeroToOne) {
   const MethodInfo& drop = find_plugin(upcycle::methods(), "drop", "method");
-  for (const char* ratio : {"-0.1", "1.1", "nan", "inf", "half", ""}) EXPECT_THROW(drop.make({{"ratio", ratio}}), Error) << ratio;
+  for (const char* ratio : {"-0.1", "1.1", "nan", "inf", "half", ""})
+    EXPECT_THROW(drop.make({{"ratio", ratio}}), Error) << ratio;
 }
 
 TEST(Noise, ScalesSigmaByTheDeviationOfEachMatrixWhenRelative) {
   const Dense dense;
   const DenseLayer layer = dense.layer();
-  const auto method = find_plugin(upcycle::methods(), "noise", "method").make({{"scale", "relative"}, {"sigma", "0.5"}});
+  const auto method =
+      find_plugin(upcycle::methods(), "noise", "method").make({{"scale", "relative"}, {"sigma", "0.5"}});
   const MoeLayer moe = method->convert(layer, kShape, Rng(7));
   for (const Matrix matrix : kMatrices)
-    EXPECT_DOUBLE_EQ(std::get<Disturb>(moe.draft(0, matrix)).draw.sigma, 0.5 * layer.moments(matrix).of_all().deviation());
+    EXPECT_DOUBLE_EQ(std::get<Disturb>(moe.draft(0, matrix)).draw.sigma,
+                     0.5 * layer.moments(matrix).of_all().deviation());
 }
 
 TEST(Scratch, KeepsNoWeightButSetsNormsToOne) {
@@ -224,7 +242,8 @@ TEST(Registry, AnswersAMisspeltMethodWithWhatThereIs) {
     const std::string message = error.what();
     EXPECT_TRUE(message.starts_with("there is no upcycling method 'dorp'; there are: ")) << message;
     EXPECT_TRUE(message.ends_with("; did you mean 'drop'?")) << message;
-    for (const MethodInfo& method : upcycle::methods()) EXPECT_NE(message.find(method.name), std::string::npos) << method.name;
+    for (const MethodInfo& method : upcycle::methods())
+      EXPECT_NE(message.find(method.name), std::string::npos) << method.name;
   }
 }
 

@@ -300,7 +300,7 @@ DenseConfig parse_dense_config(std::string_view text, std::string_view where) {
   out.eos_token_id = config.token("eos_token_id", "2");
   out.pad_token_id = config.token("pad_token_id", "null");
   for (const std::string& key : config.rest())
-    (std::ranges::find(kIgnored, key) != kIgnored.end() ? out.ignored : out.unknown).push_back(key);
+    if (std::ranges::find(kIgnored, key) == kIgnored.end()) out.unknown.push_back(key);
   return out;
 }
 

@@ -29,7 +29,6 @@ struct DenseConfig {
   double attention_dropout = 0;
   std::string torch_dtype;                               // "bfloat16"; empty when the source doesn't say
   std::string bos_token_id, eos_token_id, pad_token_id;  // JSON text: a number, a list of numbers or null
-  std::vector<std::string> ignored;                      // keys that mean nothing to the model's function
   std::vector<std::string> unknown;                      // keys that we have never heard of
 };
 

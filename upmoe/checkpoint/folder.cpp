@@ -76,7 +76,7 @@ fs::path Folder::file(std::string_view name, std::string_view named_by) const {
 std::string Folder::config() const {
   const std::string where = path_.string();
   require(has("config.json"), "{}: has no config.json; is this a checkpoint folder?", printable(where));
-  return read_small_file(file("config.json", where));
+  return read_small_file(file("config.json", where), 4u << 20);
 }
 
 Folder Folder::folder(std::string_view name) const {
@@ -105,7 +105,7 @@ Weights::Weights(const Folder& folder) {
   if (folder.has(kSingle)) {
     names_.emplace_back(kSingle);
   } else if (folder.has(kIndex)) {
-    map = parse_index(read_small_file(folder.file(kIndex, index), 256u << 20), index);
+    map = parse_index(read_small_file(folder.file(kIndex, index), 64u << 20), index);
     std::set<std::string> files;
     for (const auto& [tensor, file] : map) files.insert(file);
     names_.assign(files.begin(), files.end());

@@ -14,7 +14,9 @@ void require_plain_name(std::string_view name, std::string_view named_by) {
                      std::ranges::none_of(name, [](char c) {
                        return c == '/' || c == '\\' || static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
                      });
-  require(plain, "{}: '{}' is not the plain name of a file in the same folder", printable(named_by),
+  // What prints as it is can also be written into upmoe.json and a card.
+  require(plain && printable(name, 1000) == name,
+          "{}: '{}' is not the plain name of a file in the same folder", printable(named_by),
           printable(name));
 }
 

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -36,15 +37,35 @@ bool is_there(const fs::path& path) {
   return fs::symlink_status(path, error).type() > fs::file_type::not_found;
 }
 
+// What --force may replace: our own outputs, and folders with a model's configuration and its weights.
+bool is_checkpoint(const fs::path& place) {
+  if (is_there(place / "upmoe.json")) return true;
+  const auto is_weights = [](const fs::directory_entry& entry) {
+    return entry.path().extension() == ".safetensors";
+  };
+  return is_there(place / "config.json") && std::ranges::any_of(fs::directory_iterator(place), is_weights);
+}
+
+// A mount point can't be renamed, so nothing can appear there at once.
+bool is_mount_point(const fs::path& place) {
+  struct stat here {
+  }, above{};
+  return ::stat(place.c_str(), &here) == 0 && ::stat(place.parent_path().c_str(), &above) == 0 &&
+         here.st_dev != above.st_dev;
+}
+
 void check_place(const fs::path& place, bool replace) {
   if (!is_there(place)) return;
   std::error_code error;
   require(fs::is_directory(place, error), "{}: exists and is not a folder", shown(place));
+  require(!is_mount_point(place), "{}: is a mount point, which can't be replaced; choose a folder in it",
+          shown(place));
   if (fs::is_empty(place, error)) return;
   require(replace, "{}: exists already; choose another output, or replace it with --force", shown(place));
-  require(is_there(place / "config.json") || is_there(place / "upmoe.json"),
-          "{}: is not a checkpoint folder (it has no config.json), so --force does not replace it",
-          shown(place));
+  require(
+      is_checkpoint(place),
+      "{}: is not a checkpoint folder (it has no config.json and weights), so --force does not replace it",
+      shown(place));
 }
 
 int exchange(const fs::path& a, const fs::path& b) {
@@ -112,15 +133,20 @@ void OutputFolder::commit() {
             shown(partial_), error.message());
     return;
   }
-  if (replacing) {
-    std::error_code error;
-    fs::remove_all(place_, error);
-    require(!error, "{}: cannot remove the old folder: {}", shown(place_), error.message());
-  }
+  // No exchange on this file system: the old folder steps aside, and is deleted when the new one is in its
+  // place.
+  const fs::path aside = place_.string() + ".upmoe-old";
+  if (replacing)
+    require(std::rename(place_.c_str(), aside.c_str()) == 0, "{}: cannot move the old folder aside: {}",
+            shown(place_), std::strerror(errno));
   require(std::rename(partial_.c_str(), place_.c_str()) == 0,
           "{}: cannot give the finished folder its name: {}", shown(place_), std::strerror(errno));
   lock_ = FileDescriptor(-1);
   sync_folder(place_.parent_path());
+  std::error_code error;
+  if (replacing) fs::remove_all(aside, error);
+  require(!error, "{}: done, but the old folder could not be removed from {}: {}", shown(place_),
+          shown(aside), error.message());
 }
 
 }  // namespace upmoe

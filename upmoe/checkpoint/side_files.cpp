@@ -97,7 +97,7 @@ std::vector<std::string> card_lines(std::string_view card, const std::vector<std
     }
     if (!in_header) break;
     const bool plain = line.size() <= 500 && printable(line, 1000) == line;
-    const bool continues = line.starts_with(' ') || line.starts_with('-');
+    const bool continues = line.starts_with(' ') || line.starts_with("- ");
     if (!continues) {
       const std::size_t colon = line.find(':');
       const auto key = std::ranges::find(left, line.substr(0, colon));

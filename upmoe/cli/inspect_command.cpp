@@ -3,7 +3,9 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
+#include "upmoe/checkpoint/json.h"
 #include "upmoe/cli/commands.h"
 #include "upmoe/inspect/inspect.h"
 
@@ -14,7 +16,12 @@ using Json = nlohmann::ordered_json;
 
 // Of upmoe.json, which is a stranger's file here: what can be read of it, nothing where it can't.
 Json provenance(const Inspection& found) {
-  const Json json = Json::parse(found.provenance, nullptr, /*allow_exceptions=*/false);
+  Json json;
+  try {
+    if (!found.provenance.empty()) json = parse_json_object(found.provenance, "upmoe.json");
+  } catch (const Error&) {
+    return nullptr;
+  }
   if (!json.is_object()) return nullptr;
   Json out;
   for (const char* key : {"upmoe", "command", "options", "function_preserving", "not_exact_because"})
@@ -93,7 +100,7 @@ void print(const Inspection& found, const std::string& folder) {
   const Json from = provenance(found);
   const auto text = [&](const char* key) {
     return from.is_object() && from.contains(key) && from[key].is_string()
-               ? printable(from[key].get<std::string>())
+               ? printable(from[key].get<std::string>(), 2000)
                : std::string();
   };
   if (!text("upmoe").empty())

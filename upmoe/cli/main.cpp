@@ -1,5 +1,6 @@
 // upmoe: the program. A table of verbs, and the one place where errors are caught and printed.
 #include <CLI/CLI.hpp>
+#include <csignal>
 #include <cstdio>
 #include <iostream>
 
@@ -106,19 +107,27 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   using namespace upmoe;
+  // A reader that went away and a file size limit are errors like others, so that destructors clean up.
+  for (const int signal : {SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_IGN);
+  const auto say = [](const std::string& what) { std::fputs(("upmoe: " + what + "\n").c_str(), stderr); };
   try {
-    return cli::run(argc, argv);
+    const int code = cli::run(argc, argv);
+    require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "cannot write to standard output");
+    return code;
   } catch (const Interrupted&) {
-    fmt::print(stderr, "upmoe: interrupted; nothing was left behind\n");
+    say("interrupted; nothing was left behind");
     return cli::kInterrupted;
   } catch (const UsageError& error) {
-    fmt::print(stderr, "upmoe: {}\n", error.what());
+    say(error.what());
     return cli::kUsage;
+  } catch (const Error& error) {
+    say(error.what());
+    return cli::kFailed;
   } catch (const std::bad_alloc&) {
-    fmt::print(stderr, "upmoe: out of memory\n");
+    say("out of memory");
     return cli::kFailed;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "upmoe: {}\n", error.what());
+    say(printable(error.what(), 400));
     return cli::kFailed;
   }
 }

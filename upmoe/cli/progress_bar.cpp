@@ -13,9 +13,10 @@ ProgressBar::ProgressBar(std::string what)
     : what_(std::move(what)), terminal_(::isatty(STDERR_FILENO) == 1) {}
 
 ProgressBar::~ProgressBar() {
-  if (drawn_) fmt::print(stderr, "\r\033[K");
+  if (drawn_) std::fputs("\r\033[K", stderr);
 }
 
+// fputs: a progress line that can't be written is no reason to fail.
 void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
   const auto now = Clock::now();
   const auto since = std::chrono::duration<double>(now - shown_).count();
@@ -30,11 +31,13 @@ void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
   if (terminal_) {
     constexpr std::size_t kWidth = 24;
     const auto full = static_cast<std::size_t>(share * kWidth);
-    fmt::print(stderr, "\r\033[K{} [{:#>{}}{: >{}}] {}", what_, "", full, "", kWidth - full, text);
+    std::fputs(
+        fmt::format("\r\033[K{} [{:#>{}}{: >{}}] {}", what_, "", full, "", kWidth - full, text).c_str(),
+        stderr);
     std::fflush(stderr);
     drawn_ = true;
   } else {
-    fmt::print(stderr, "{}: {}\n", what_, text);
+    std::fputs(fmt::format("{}: {}\n", what_, text).c_str(), stderr);
   }
 }
 

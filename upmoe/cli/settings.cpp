@@ -57,7 +57,9 @@ Values Settings::values(const std::filesystem::path& recipe, const std::vector<s
     }
   }
   for (const Entry& entry : entries_)
-    if (entry.option->count() > 0) out[entry.info.name] = entry.info.type == "flag" ? "true" : entry.text;
+    if (entry.option->count() > 0)
+      out[entry.info.name] =
+          entry.info.type == "flag" ? option_value::write(entry.option->as<bool>()) : entry.text;
   return out;
 }
 

@@ -1,6 +1,7 @@
 #include "upmoe/convert/plan.h"
 
 #include <algorithm>
+#include <cctype>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
@@ -12,7 +13,7 @@
 namespace upmoe {
 namespace {
 
-constexpr std::int64_t kMaxExperts = 100'000;
+constexpr std::int64_t kMaxExperts = 4096;  // far above any published model; bounds the size of a plan
 
 void check_shape(const Plan& plan) {
   const MoeShape& shape = plan.shape;
@@ -35,7 +36,12 @@ void check_target(const Plan& plan) {
 void collect_notes(Plan& plan) {
   const DenseConfig& config = plan.source.config();
   std::vector<std::string> unknown;
-  for (const std::string& key : config.unknown) unknown.push_back(printable(key));
+  // The names go into the model card as well, where a stranger's markup has no business.
+  const auto is_plain = [](unsigned char c) {
+    return std::isalnum(c) != 0 || c == '_' || c == '-' || c == '.';
+  };
+  for (const std::string& key : config.unknown)
+    unknown.push_back(std::ranges::all_of(key, is_plain) ? key : "(a name that is no name)");
   if (!unknown.empty())
     plan.notes.push_back("keys of config.json that upmoe doesn't know and doesn't carry: " + join(unknown));
   for (std::string& caveat : plan.target->caveats(config)) plan.notes.push_back(std::move(caveat));
@@ -177,11 +183,19 @@ Plan make_plan(const ConvertRequest& request) {
   check_target(plan);
   static const std::vector<std::pair<Dtype, std::string>> kTorch = {
       {Dtype::f32, "float32"}, {Dtype::bf16, "bfloat16"}, {Dtype::f16, "float16"}};
+  // "torch.bfloat16" is an old spelling; "auto" says what is stored.
+  std::string said =
+      config.torch_dtype.starts_with("torch.") ? config.torch_dtype.substr(6) : config.torch_dtype;
+  if (said == "auto") said.clear();
   const Dtype stored = plan.source.matrix(0, Matrix::gate).stored.info->dtype;
   for (const auto& [dtype, name] : kTorch)
-    if (config.torch_dtype.empty() ? dtype == stored : name == config.torch_dtype) plan.torch_dtype = name;
+    if (said.empty() ? dtype == stored : name == said) plan.torch_dtype = name;
   require(!plan.torch_dtype.empty(), "{}: torch_dtype is '{}'; expected float32, bfloat16 or float16",
           printable(request.source), printable(config.torch_dtype));
+
+  // What a router start can't do in this place is said before anything is made.
+  plan.router_init->weight_EH({.E = plan.shape.experts, .H = config.hidden_size, .gamma_length = 1.0},
+                              Rng(request.seed));
 
   lay_out(plan, list_tensors(plan));
   forecast(plan);

@@ -13,7 +13,7 @@ using Json = nlohmann::ordered_json;
 
 // A hub id, or the last part of a folder's path: what may stand in a public file.
 std::string public_source(const Plan& plan) {
-  if (plan.request.from_hub) return printable(plan.request.source);
+  if (plan.request.from_hub) return printable(plan.request.source.substr(0, plan.request.source.find('@')));
   return printable(std::filesystem::canonical(plan.request.folder).filename().string());
 }
 

@@ -1,7 +1,8 @@
 // The output is one stream of bytes a file, cut into blocks that know nothing of tensors:
 //
-//   workers:  take a free buffer and the next block -> fill it, tensor range by tensor range -> in turn: hash
-//   -> hand over writers:  write it -> give the buffer back
+//   workers:  free buffer + next block -> fill it, tensor range by tensor range -> in turn: hash -> submit
+//
+//   writers:  write it -> give the buffer back
 //
 // Blocks are taken in order, so a dense matrix is needed for a short while only; whoever fills the last block
 // that needs it lets it go.

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "upmoe/base/error.h"
+#include "upmoe/base/hash.h"
 #include "upmoe/base/parallel.h"
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/dense_model.h"
@@ -40,6 +41,8 @@ std::vector<float> floats(const View& view, std::int64_t row) {
 }
 
 // The weights of a Mixture of Experts, by what they are instead of by name.
+constexpr std::int64_t kMostSize = 1 << 30;  // of H and F: products of two fit
+
 class MoeWeights {
  public:
   MoeWeights(const Weights& weights, const Target& target, const nlohmann::json& config, std::string where)
@@ -48,7 +51,8 @@ class MoeWeights {
     num_layers_ = config.value("num_hidden_layers", std::int64_t{32});
     require(
         shape_.experts >= 1 && shape_.experts <= 1'000'000 && shape_.per_token >= 1 &&
-            shape_.per_token <= shape_.experts && shape_.expert_size >= 1 && H_ >= 1 && num_layers_ >= 1 &&
+            shape_.per_token <= shape_.experts && shape_.expert_size >= 1 &&
+            shape_.expert_size <= kMostSize && H_ <= kMostSize && H_ >= 1 && num_layers_ >= 1 &&
             num_layers_ <= 10'000,
         "{}: config.json: {} experts, top-{}, {} neurons, hidden size {} and {} layers don't fit together",
         where_, shape_.experts, shape_.per_token, shape_.expert_size, H_, num_layers_);
@@ -115,8 +119,12 @@ bool identical(const MoeWeights& moe, std::int64_t l, std::int64_t a, std::int64
 }
 
 void find_identical(const MoeWeights& moe, std::int64_t l, LayerFindings& found) {
-  std::vector<std::int64_t> firsts;
+  // Only experts whose first rows agree are compared whole, so that many experts do not mean many
+  // comparisons.
+  std::map<std::uint64_t, std::vector<std::int64_t>> firsts_by_row;
   for (std::int64_t e = 0; e < moe.shape().experts; ++e) {
+    std::vector<std::int64_t>& firsts = firsts_by_row[xxh3(moe.expert(l, e, Matrix::gate).row(0),
+                                                           xxh3(moe.expert(l, e, Matrix::down).row(0)))];
     const auto twin =
         std::ranges::find_if(firsts, [&](std::int64_t first) { return identical(moe, l, first, e); });
     found.same_as.push_back(twin == firsts.end() ? e : *twin);
@@ -241,7 +249,8 @@ Inspection inspect(const std::filesystem::path& path, std::int64_t rows, std::si
   require(type != config.end() && type->is_string(), "{}: has no model_type", printable(where));
 
   Inspection out{.model_type = type->get<std::string>()};
-  if (folder.has("upmoe.json")) out.provenance = read_small_file(folder.file("upmoe.json", path.string()));
+  if (folder.has("upmoe.json"))
+    out.provenance = read_small_file(folder.file("upmoe.json", path.string()), 64u << 20);
   const auto target = std::ranges::find(target::targets(), out.model_type, &Target::model_type);
   if (target == target::targets().end()) {
     const DenseModel model(path);  // refuses what is neither
@@ -263,10 +272,10 @@ Inspection inspect(const std::filesystem::path& path, std::int64_t rows, std::si
     out.expert_size = moe.shape().expert_size;
     out.fused = moe.stacked();
     out.tied = config.value("tie_word_embeddings", false);
+    look_at_experts(out, moe, rows, threads);
     const std::int64_t idle =
         (out.num_experts - out.top_k) * 3 * out.expert_size * out.hidden_size * out.num_layers;
     out.active_parameters -= static_cast<std::uint64_t>(idle);
-    look_at_experts(out, moe, rows, threads);
   } catch (const nlohmann::json::type_error& error) {
     fail("{}: a value of the wrong type: {}", printable(where), printable(error.what()));
   }
