@@ -31,7 +31,8 @@ inline __attribute__((always_inline)) void philox_round(__m512i c[4], __m512i k0
 // Words 16 w to 16 w + 15 of the block go to r[w]. The products take 64 bits, so even and odd lanes go apart.
 inline __attribute__((always_inline)) void block_words(const NormalBlocks& job, std::uint64_t block,
                                                        __m512i r[4]) {
-  const __m512i first = _mm512_set1_epi64((long long)(16 * block));
+  const std::uint64_t counter = 16 * block;
+  const __m512i first = _mm512_set1_epi64((long long)counter);
   const __m512i c2 = _mm512_set1_epi64((long long)job.stream), c3 = high_half(c2);
   __m512i even[4] = {_mm512_add_epi64(first, _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0)), {}, c2, c3};
   __m512i odd[4] = {_mm512_add_epi64(first, _mm512_set_epi64(15, 13, 11, 9, 7, 5, 3, 1)), {}, c2, c3};
