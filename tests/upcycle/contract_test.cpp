@@ -133,7 +133,8 @@ TEST_P(EveryMethod, IsACopyExactlyWhenItSaysThatTheFunctionStays) {
 TEST_P(EveryMethod, DrawsFiniteNumbersWithOtherKeysForOtherExpertsAndMatrices) {
   const Dense dense;
   const DenseLayer layer = dense.layer();
-  const MoeLayer moe = GetParam().make({})->convert(layer, kShape, Rng(7));
+  const auto method = GetParam().make({});
+  const MoeLayer moe = method->convert(layer, kShape, Rng(7));
   std::set<std::uint64_t> streams;
   std::size_t draws = 0;
   for (std::int64_t e = 0; e < kExperts; ++e)
