@@ -2,7 +2,8 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <sys/statfs.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -97,11 +98,15 @@ TEST_P(EveryDisk, NeverReplacesAFile) {
   EXPECT_EQ(read_file(place()), "old");
 }
 
-TEST_P(EveryDisk, SaysAtOnceThatItIsTooSmall) {
-  struct statfs disk {};
-  ASSERT_EQ(::statfs(GetParam(), &disk), 0);
-  const std::uint64_t more = (disk.f_blocks + 1'000'000) * static_cast<std::uint64_t>(disk.f_bsize);
-  EXPECT_TRUE(fails_with([&] { BlockFile file(place(), more); }, {"model.safetensors", "cannot reserve"}));
+TEST_P(EveryDisk, SaysThatItIsTooSmallWithoutBeingFilled) {
+  struct statvfs disk {};
+  ASSERT_EQ(::statvfs(GetParam(), &disk), 0);
+  const std::uint64_t more = (disk.f_blocks + 1'000'000) * disk.f_frsize;
+  EXPECT_TRUE(fails_with([&] { BlockFile file(place(), more); },
+                         {"model.safetensors", "cannot reserve " + human_bytes(more), "are free"}));
+  struct stat file {};
+  ASSERT_EQ(::stat(place().c_str(), &file), 0);
+  EXPECT_EQ(file.st_blocks, 0);
 }
 
 TEST_P(EveryDisk, IsWrittenByManyThreads) {

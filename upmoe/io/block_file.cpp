@@ -1,6 +1,7 @@
 #include "upmoe/io/block_file.h"
 
 #include <fcntl.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -31,6 +32,12 @@ FileDescriptor create(const std::filesystem::path& path, bool& direct) {
 
 BlockFile::BlockFile(const std::filesystem::path& path, std::uint64_t bytes)
     : path_(path), bytes_(bytes), file_(create(path, direct_)) {
+  // Asked first: ext4 fills the disk to the last block before it says that a reservation is too large.
+  struct statvfs disk {};
+  const bool known = ::fstatvfs(file_.get(), &disk) == 0 && disk.f_blocks > 0;
+  const std::uint64_t free = std::uint64_t{disk.f_bavail} * disk.f_frsize;
+  require(!known || bytes <= free, "{}: cannot reserve {}: {} are free", printable(path.string()),
+          human_bytes(bytes), human_bytes(free));
   const bool reserved = bytes == 0 || ::fallocate(file_.get(), 0, 0, static_cast<off_t>(bytes)) == 0;
   // EOPNOTSUPP: this file system can't reserve; then the writes will tell.
   require(reserved || errno == EOPNOTSUPP, "{}: cannot reserve {}: {}", printable(path.string()),
