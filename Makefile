@@ -1,6 +1,6 @@
 # `make` says what there is. The work is in scripts/, which can be run directly.
 .PHONY: help build demo test fuzz format tidy clean
-export FUZZ_SECONDS ?= 60
+export FUZZ_SECONDS ?= 600
 
 help:
 	@echo 'make build   install what is missing; the program build/upmoe; Python in .venv and .venv-tf4'

@@ -43,7 +43,9 @@ bool is_checkpoint(const fs::path& place) {
   const auto is_weights = [](const fs::directory_entry& entry) {
     return entry.path().extension() == ".safetensors";
   };
-  return is_there(place / "config.json") && std::ranges::any_of(fs::directory_iterator(place), is_weights);
+  std::error_code error;  // of a folder that can't be read nothing is known, so it is kept
+  return is_there(place / "config.json") &&
+         std::ranges::any_of(fs::directory_iterator(place, error), is_weights);
 }
 
 // A mount point can't be renamed, so nothing can appear there at once.
@@ -139,8 +141,12 @@ void OutputFolder::commit() {
   if (replacing)
     require(std::rename(place_.c_str(), aside.c_str()) == 0, "{}: cannot move the old folder aside: {}",
             shown(place_), std::strerror(errno));
-  require(std::rename(partial_.c_str(), place_.c_str()) == 0,
-          "{}: cannot give the finished folder its name: {}", shown(place_), std::strerror(errno));
+  if (std::rename(partial_.c_str(), place_.c_str()) != 0) {
+    const int reason = errno;
+    const bool back = !replacing || std::rename(aside.c_str(), place_.c_str()) == 0;
+    fail("{}: cannot give the finished folder its name: {}{}", shown(place_), std::strerror(reason),
+         back ? "" : "; the old folder is at " + shown(aside));
+  }
   lock_ = FileDescriptor(-1);
   sync_folder(place_.parent_path());
   std::error_code error;
