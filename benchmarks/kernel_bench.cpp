@@ -1,6 +1,7 @@
 // The kernels on one core, at every level of instructions that this processor has. GB/s are bytes of weights,
 // Gn/s normals. H: hidden size, I: neurons of the dense FFN.
-//   taskset -c 1 build/dev/benchmarks/kernel_bench --benchmark_repetitions=5 --benchmark_report_aggregates_only
+//   taskset -c 1 build/dev/benchmarks/kernel_bench --benchmark_repetitions=5
+//   --benchmark_report_aggregates_only
 #include <benchmark/benchmark.h>
 
 #include <functional>
@@ -47,7 +48,8 @@ void measure(benchmark::State& state, Isa isa, std::uint64_t bytes, const std::f
     work();
     benchmark::ClobberMemory();
   }
-  state.SetBytesProcessed(static_cast<std::int64_t>(bytes) * static_cast<std::int64_t>(state.iterations()));
+  const double gigabytes = static_cast<double>(bytes) * static_cast<double>(state.iterations()) / 1e9;
+  state.counters["GB/s"] = benchmark::Counter(gigabytes, benchmark::Counter::kIsRate);
   set_active_isa(before);
 }
 
@@ -59,7 +61,8 @@ void add(const std::string& name, Isa isa, std::function<void(benchmark::State&,
 // All of `count` rows or columns: shuffled, or those of one of 8 experts.
 void gathers(benchmark::State& state, Isa isa, Ffn ffn, bool columns, bool all) {
   const std::vector<std::byte> dense = weights(ffn.I * ffn.H);
-  std::vector<std::int32_t> index = all ? permutation(Rng(2), ffn.I) : choose(Rng(2), ffn.I / kExperts, ffn.I);
+  std::vector<std::int32_t> index =
+      all ? permutation(Rng(2), ffn.I) : choose(Rng(2), ffn.I / kExperts, ffn.I);
   const StoredMatrix in{dense, columns ? ffn.H : ffn.I, columns ? ffn.I : ffn.H, 2};
   const std::uint64_t total = 2 * index.size() * static_cast<std::uint64_t>(ffn.H);
   measure(state, isa, total, [&] {
@@ -78,8 +81,8 @@ void draws(benchmark::State& state, Isa isa, bool narrow) {
     normals(Rng(1), at += x.size(), 0, 0.02f, x);
     if (narrow) from_float(x, Dtype::bf16, out);
   });
-  state.counters["normals"] =
-      benchmark::Counter(static_cast<double>(state.iterations() * x.size()), benchmark::Counter::kIsRate);
+  state.counters["Gn/s"] = benchmark::Counter(static_cast<double>(state.iterations() * x.size()) / 1e9,
+                                              benchmark::Counter::kIsRate);
 }
 
 void converts(benchmark::State& state, Isa isa, bool widen) {

@@ -85,8 +85,8 @@ TEST(Gather, TakesRowsAndColumnsOfAnyNumberAtEveryLevelOfInstructions) {
 RC_GTEST_PROP(Gather, GivesTheSameBytesForAnyCutIntoRanges, ()) {
   using rc::gen::inRange;
   const Case c(*inRange<std::int64_t>(1, 120), *inRange<std::int64_t>(1, 150),
-               *rc::gen::element<std::size_t>(2, 4), *rc::gen::arbitrary<bool>(), *inRange<std::size_t>(0, 150),
-               *rc::gen::arbitrary<std::uint64_t>());
+               *rc::gen::element<std::size_t>(2, 4), *rc::gen::arbitrary<bool>(),
+               *inRange<std::size_t>(0, 150), *rc::gen::arbitrary<std::uint64_t>());
   const Bytes expected = c.gathered();
   const auto elements = *inRange<std::size_t>(1, 6000);
   at_every_isa([&] {

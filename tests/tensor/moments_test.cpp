@@ -125,6 +125,36 @@ TEST(Moments, OfSomeColumnsAreAPartOfThoseOfAll) {
               std::vector<Moments>(all.begin() + begin, all.begin() + end));
 }
 
+// The scalar code is the reference: every number of rows and columns beside the widths of the kernels.
+TEST(Moments, HaveTheBitsOfTheScalarCodeForAnyShape) {
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16})
+    for (const std::int64_t rows : {1, 2, 3, 63, 64, 65, 130})
+      for (const std::int64_t cols : {1, 2, 7, 8, 9, 15, 31, 32, 33, 255, 256, 257, 4095, 4096, 4097, 8200}) {
+        if (rows > 3 && cols > 257) continue;
+        const Matrix m = normal_matrix(dtype, rows, cols, 0.3f, 1.0f);
+        std::vector<Moments> by_row, by_column;
+        at_every_isa([&] {
+          const auto row = row_moments(m.dtype, m.bytes, rows, cols);
+          const auto column = column_moments(m.dtype, m.bytes, rows, cols);
+          if (by_row.empty()) by_row = row, by_column = column;
+          ASSERT_EQ(row, by_row) << rows << " x " << cols;
+          ASSERT_EQ(column, by_column) << rows << " x " << cols;
+        });
+      }
+}
+
+RC_GTEST_PROP(Moments, OfColumnsAreTheSameForAnyCutIntoRowsAtMultiplesOfTheStep, ()) {
+  const auto rows = *rc::gen::inRange<std::int64_t>(0, 700), cols = *rc::gen::inRange<std::int64_t>(1, 300);
+  const Matrix m = normal_matrix(Dtype::bf16, rows, cols, 0.1f, 1.0f);
+  std::vector<Moments> cut(cols);
+  for (std::int64_t r = 0; r < rows;) {
+    const std::int64_t some = std::min(*rc::gen::inRange<std::int64_t>(1, 4) * kMomentRows, rows - r);
+    add_to_column_moments(m.dtype, std::span(m.bytes).subspan(2 * r * cols, 2 * some * cols), some, cut);
+    r += some;
+  }
+  RC_ASSERT(cut == column_moments(m.dtype, m.bytes, rows, cols));
+}
+
 RC_GTEST_PROP(Moments, OfTwoPartsCombineToThoseOfTheWhole,
               (const std::vector<std::int16_t>& numbers, std::uint8_t at)) {
   const std::vector<float> x(numbers.begin(), numbers.end());
@@ -145,6 +175,10 @@ TEST(Moments, RefuseOtherTypesAndSizesThatDoNotMatch) {
   EXPECT_THROW(row_moments(Dtype::bf16, bytes, 3, 5), Error);
   EXPECT_THROW(column_moments(Dtype::bf16, bytes, -3, -4), Error);
   EXPECT_THROW(column_moments(Dtype::bf16, bytes, 3, 4, 2, 5), Error);
+  std::vector<Moments> all(4);
+  EXPECT_THROW(add_to_column_moments(Dtype::bf16, bytes, 4, all), Error);
+  add_to_column_moments(Dtype::bf16, bytes, 3, all);
+  EXPECT_THROW(add_to_column_moments(Dtype::bf16, bytes, 3, all), Error);
 }
 
 }  // namespace

@@ -31,8 +31,8 @@ void require_fit(const StoredMatrix& in, Index index, std::int64_t indexed, std:
   require(in.element == 2 || in.element == 4, "elements of {} bytes are not gathered, only of 2 or 4",
           in.element);
   require(in.rows >= 0 && in.cols >= 0 &&
-              in.bytes.size() == static_cast<std::uint64_t>(in.rows) * static_cast<std::uint64_t>(in.cols) *
-                                     in.element,
+              in.bytes.size() ==
+                  static_cast<std::uint64_t>(in.rows) * static_cast<std::uint64_t>(in.cols) * in.element,
           "a matrix of {} x {} elements of {} bytes does not take {} bytes", in.rows, in.cols, in.element,
           in.bytes.size());
   require(begin % in.element == 0 && out_bytes % in.element == 0 &&

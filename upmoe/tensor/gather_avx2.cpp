@@ -62,8 +62,7 @@ void columns(const ColumnStrip& s) {
   for (; c + R <= s.cols; c += R) {
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < R; ++i)
-      r[i] =
-          kAllRows || i < s.rows ? load(s.in + i * s.in_stride + c * kElement) : _mm256_setzero_si256();
+      r[i] = kAllRows || i < s.rows ? load(s.in + i * s.in_stride + c * kElement) : _mm256_setzero_si256();
     turn<kElement>(r);
 #pragma GCC unroll 16
     for (std::size_t i = 0; i < R; ++i) store(s.turned + (c + i) * 32, r[i]);

@@ -42,7 +42,8 @@ inline __attribute__((always_inline)) void turn(__m512i* r) {
   constexpr int K = 16 / kElement;
 #pragma GCC unroll 4
   for (int g = 0; g < 4; ++g) turn_lanes<kElement>(r + g * K);
-  // Lane L of r[g K + k] has column L K + k of rows g K to g K + K - 1: a transposition of 4 x 4 lanes is left.
+    // Lane L of r[g K + k] has column L K + k of rows g K to g K + K - 1: a transposition of 4 x 4 lanes is
+    // left.
 #pragma GCC unroll 8
   for (int k = 0; k < K; ++k) {
     const __m512i even01 = _mm512_shuffle_i32x4(r[k], r[K + k], 0x88);
@@ -94,8 +95,8 @@ void columns(const ColumnStrip& s) {
     const std::size_t width = s.count - j;
     const __mmask64 there = first_bytes(width * kElement);
     for (std::size_t i = 0; i < R; ++i)
-      r[i] = i < width ? _mm512_load_si512(s.turned + std::size_t(s.index[j + i]) * 64)
-                       : _mm512_setzero_si512();
+      r[i] =
+          i < width ? _mm512_load_si512(s.turned + std::size_t(s.index[j + i]) * 64) : _mm512_setzero_si512();
     turn<kElement>(r);
     for (std::size_t i = 0; i < s.rows; ++i)
       _mm512_mask_storeu_epi8(s.out + i * s.out_stride + j * kElement, there, r[i]);

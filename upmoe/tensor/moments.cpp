@@ -5,13 +5,17 @@
 #include <cmath>
 
 #include "upmoe/base/error.h"
+#include "upmoe/base/isa.h"
 #include "upmoe/tensor/convert.h"
+#include "upmoe/tensor/moments_kernels.h"
 
 namespace upmoe {
 namespace {
 
 constexpr std::int64_t kPiece = 4096;  // numbers of a row that are taken at once: 16 kB of float
-constexpr std::int64_t kTileRows = 64, kTileCols = 256;
+constexpr std::int64_t kTileCols = 256;
+constexpr std::int64_t kTileStride =
+    kTileCols + 16;  // a power of two would crowd its rows into few cache sets
 constexpr int kLanes = 8;
 
 // Sum of f(x) in eight lanes, which are added in pairs at the end.
@@ -25,24 +29,68 @@ double sum(std::span<const float> x, F f) {
   return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 }
 
-Moments piece_moments(std::span<const float> x) {
-  const double mean = sum(x, [](double v) { return v; }) / double(x.size());
-  const double m2 = sum(x, [mean](double v) { return (v - mean) * (v - mean); });
-  return {std::int64_t(x.size()), mean, m2};
+void rows_scalar(const float* x, std::size_t stride, std::size_t rows, std::size_t count, double* mean,
+                 double* m2) {
+  for (std::size_t r = 0; r < rows; ++r) {
+    const std::span row(x + r * stride, count);
+    const double middle = sum(row, [](double v) { return v; }) / double(count);
+    mean[r] = middle;
+    m2[r] = sum(row, [middle](double v) { return (v - middle) * (v - middle); });
+  }
 }
 
-// The columns of a tile of rows x cols numbers, added to `all`.
-void add_tile(const float* tile, std::int64_t rows, std::int64_t cols, Moments* all) {
-  double mean[kTileCols] = {}, m2[kTileCols] = {};
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t c = 0; c < cols; ++c) mean[c] += tile[r * kTileCols + c];
-  for (std::int64_t c = 0; c < cols; ++c) mean[c] /= double(rows);
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t c = 0; c < cols; ++c) {
-      const double d = tile[r * kTileCols + c] - mean[c];
+void columns_scalar(const float* tile, std::size_t stride, std::size_t rows, std::size_t cols, double* mean,
+                    double* m2) {
+  std::fill_n(mean, cols, 0.0);
+  std::fill_n(m2, cols, 0.0);
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t c = 0; c < cols; ++c) mean[c] += tile[r * stride + c];
+  for (std::size_t c = 0; c < cols; ++c) mean[c] /= double(rows);
+  for (std::size_t r = 0; r < rows; ++r)
+    for (std::size_t c = 0; c < cols; ++c) {
+      const double d = tile[r * stride + c] - mean[c];
       m2[c] += d * d;
     }
-  for (std::int64_t c = 0; c < cols; ++c) all[c] = combine(all[c], {rows, mean[c], m2[c]});
+}
+
+constexpr MomentsKernels kScalar = {rows_scalar, columns_scalar};
+
+const MomentsKernels& kernels() {
+#ifdef UPMOE_X86_KERNELS
+  if (active_isa() == Isa::avx512) return kMomentsAvx512;
+  if (active_isa() == Isa::avx2) return kMomentsAvx2;
+#endif
+  return kScalar;
+}
+
+// all[c] = combine(all[c], {rows, mean[c], m2[c]}) where every count is the same, so that it divides once.
+void combine_each(std::span<Moments> all, std::int64_t rows, const double* mean, const double* m2) {
+  const double na = double(all[0].count), nb = double(rows), n = na + nb;
+  const double share = nb / n, between = na * nb / n;
+  for (std::size_t c = 0; c < all.size(); ++c) {
+    Moments& a = all[c];
+    const double delta = mean[c] - a.mean;
+    a = a.count == 0
+            ? Moments{rows, mean[c], m2[c]}
+            : Moments{a.count + rows, a.mean + delta * share, a.m2 + m2[c] + delta * delta * between};
+  }
+}
+
+// Adds rows of which `all` takes the columns from `begin`; tile by tile, the tiles of a column from above.
+void add_rows(Dtype dtype, std::span<const std::byte> in, std::int64_t rows, std::int64_t cols,
+              std::int64_t begin, std::span<Moments> all) {
+  const std::int64_t size = bits(dtype) / 8, width = std::int64_t(all.size());
+  std::vector<float> tile(kMomentRows * kTileStride);
+  std::array<double, kTileCols> mean, m2;
+  for (std::int64_t r = 0; r < rows; r += kMomentRows)
+    for (std::int64_t c = 0; c < width; c += kTileCols) {
+      const std::int64_t high = std::min(kMomentRows, rows - r), wide = std::min(kTileCols, width - c);
+      for (std::int64_t i = 0; i < high; ++i)
+        to_float(dtype, in.subspan(((r + i) * cols + begin + c) * size, wide * size),
+                 std::span(tile).subspan(i * kTileStride, wide));
+      kernels().columns(tile.data(), kTileStride, high, wide, mean.data(), m2.data());
+      combine_each(all.subspan(c, wide), high, mean.data(), m2.data());
+    }
 }
 
 void require_matrix(Dtype dtype, std::size_t bytes, std::int64_t rows, std::int64_t cols) {
@@ -70,14 +118,17 @@ std::vector<Moments> row_moments(Dtype dtype, std::span<const std::byte> in, std
   require_matrix(dtype, in.size(), rows, cols);
   const std::int64_t size = bits(dtype) / 8;
   std::vector<Moments> all(rows);
-  std::array<float, kPiece> buffer;
-  for (std::int64_t r = 0; r < rows; ++r) {
+  std::array<float, 2 * kPiece> buffer;
+  std::array<double, 2> mean, m2;
+  for (std::int64_t r = 0; r < rows; r += 2)  // two at once, for a processor that can add while it adds
     for (std::int64_t c = 0; c < cols; c += kPiece) {
-      const auto piece = std::span(buffer).first(std::min(kPiece, cols - c));
-      to_float(dtype, in.subspan((r * cols + c) * size, piece.size() * size), piece);
-      all[r] = combine(all[r], piece_moments(piece));
+      const std::int64_t both = std::min<std::int64_t>(2, rows - r), count = std::min(kPiece, cols - c);
+      for (std::int64_t i = 0; i < both; ++i)
+        to_float(dtype, in.subspan(((r + i) * cols + c) * size, count * size),
+                 std::span(buffer).subspan(i * kPiece, count));
+      kernels().rows(buffer.data(), kPiece, both, count, mean.data(), m2.data());
+      for (std::int64_t i = 0; i < both; ++i) all[r + i] = combine(all[r + i], {count, mean[i], m2[i]});
     }
-  }
   return all;
 }
 
@@ -91,20 +142,18 @@ std::vector<Moments> column_moments(Dtype dtype, std::span<const std::byte> in, 
   require_matrix(dtype, in.size(), rows, cols);
   require(0 <= begin && begin <= end && end <= cols, "no columns {} to {} in a matrix of {}", begin, end,
           cols);
-  const std::int64_t size = bits(dtype) / 8;
   std::vector<Moments> all(end - begin);
-  std::vector<float> tile(kTileRows * kTileCols);
-  for (std::int64_t c = begin; c < end; c += kTileCols) {
-    const std::int64_t width = std::min(kTileCols, end - c);
-    for (std::int64_t r = 0; r < rows; r += kTileRows) {
-      const std::int64_t height = std::min(kTileRows, rows - r);
-      for (std::int64_t i = 0; i < height; ++i)
-        to_float(dtype, in.subspan(((r + i) * cols + c) * size, width * size),
-                 std::span(tile).subspan(i * kTileCols, width));
-      add_tile(tile.data(), height, width, &all[c - begin]);
-    }
-  }
+  add_rows(dtype, in, rows, cols, begin, all);
   return all;
+}
+
+void add_to_column_moments(Dtype dtype, std::span<const std::byte> in, std::int64_t rows,
+                           std::span<Moments> all) {
+  require_matrix(dtype, in.size(), rows, std::int64_t(all.size()));
+  require(all.empty() || all[0].count % kMomentRows == 0,
+          "rows come after {} others, which are not a multiple of {}", all.empty() ? 0 : all[0].count,
+          kMomentRows);
+  add_rows(dtype, in, rows, std::int64_t(all.size()), 0, all);
 }
 
 }  // namespace upmoe

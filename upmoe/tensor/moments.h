@@ -34,4 +34,10 @@ std::vector<Moments> column_moments(Dtype dtype, std::span<const std::byte> in, 
 std::vector<Moments> column_moments(Dtype dtype, std::span<const std::byte> in, std::int64_t rows,
                                     std::int64_t cols, std::int64_t begin, std::int64_t end);
 
+// The same for a matrix that comes by from top to bottom: the columns so far (at first all Moments()) and
+// `rows` more rows. Each time but the last a multiple of kMomentRows; the bits don't depend on the cuts.
+inline constexpr std::int64_t kMomentRows = 64;
+void add_to_column_moments(Dtype dtype, std::span<const std::byte> in, std::int64_t rows,
+                           std::span<Moments> all);
+
 }  // namespace upmoe
