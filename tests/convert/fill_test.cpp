@@ -23,8 +23,10 @@ struct Case {
   bool neurons_in_columns;
   Draft draft;
   std::vector<std::byte> dense;
+  std::int64_t dense_rows = rows, dense_cols = cols;  // others for a Pick
 
-  Canvas canvas() const { return {dtype, rows, cols, neurons_in_columns, dense}; }
+  Canvas canvas() const { return {dtype, rows, cols, neurons_in_columns, dense, dense_rows, dense_cols}; }
+  std::size_t bytes() const { return static_cast<std::size_t>(rows * cols) * size(); }
   std::size_t size() const { return static_cast<std::size_t>(bits(dtype)) / 8; }
 };
 
@@ -47,8 +49,25 @@ float drawn(const Draw& draw, std::uint64_t element) {
   return out;
 }
 
+std::vector<std::byte> picked(const Case& c, const Pick& pick) {
+  std::vector<std::byte> out(c.bytes());
+  for (std::int64_t r = 0; r < c.rows; ++r)
+    for (std::int64_t k = 0; k < c.cols; ++k) {
+      const std::int64_t row = c.neurons_in_columns ? r : pick.neurons[static_cast<std::size_t>(r)];
+      const std::int64_t col = c.neurons_in_columns ? pick.neurons[static_cast<std::size_t>(k)] : k;
+      const auto to = static_cast<std::size_t>(r * c.cols + k),
+                 from = static_cast<std::size_t>(row * c.dense_cols + col);
+      if (pick.scale == 1)
+        std::memcpy(out.data() + to * c.size(), c.dense.data() + from * c.size(), c.size());
+      else
+        put(c.dtype, out, to, float_at(c.dtype, c.dense, from) * pick.scale);
+    }
+  return out;
+}
+
 // Element by element.
 std::vector<std::byte> reference(const Case& c) {
+  if (const auto* pick = std::get_if<Pick>(&c.draft)) return picked(c, *pick);
   std::vector<std::byte> out(c.dense.size());
   const std::size_t rows = static_cast<std::size_t>(c.rows), cols = static_cast<std::size_t>(c.cols);
   const auto* redraw = std::get_if<Redraw>(&c.draft);
@@ -81,8 +100,12 @@ Case arbitrary_case() {
          .neurons_in_columns = *rc::gen::arbitrary<bool>(),
          .draft = Copy{},
          .dense = {}};
+  c.dense_rows = c.rows;
+  c.dense_cols = c.cols;
   const Rng key(*rc::gen::arbitrary<std::uint64_t>());
-  const auto count = static_cast<std::size_t>(c.rows * c.cols);
+  const int kind = *inRange(0, 6);
+  if (kind == 5) (c.neurons_in_columns ? c.dense_cols : c.dense_rows) = *inRange<std::int64_t>(1, 200);
+  const auto count = static_cast<std::size_t>(c.dense_rows * c.dense_cols);
   std::vector<float> values(count);
   normals(key.at("dense"), 0, values);
   c.dense.resize(count * c.size());
@@ -90,7 +113,7 @@ Case arbitrary_case() {
   const std::int64_t F = c.neurons_in_columns ? c.cols : c.rows;
   const Draw draw{key.at("values"), 0.25, 2.0};
   std::vector<std::int32_t> neurons = choose(key.at("neurons"), *inRange<std::int64_t>(0, F + 1), F);
-  switch (*inRange(0, 5)) {
+  switch (kind) {
     case 0:
       c.draft = Copy{};
       break;
@@ -103,8 +126,17 @@ Case arbitrary_case() {
     case 3:
       c.draft = Redraw{std::move(neurons), draw};
       break;
-    default:
+    case 4:
       c.draft = Disturb{std::move(neurons), draw};
+      break;
+    default:
+      Pick pick{.neurons = std::vector<std::int32_t>(static_cast<std::size_t>(F)),
+                .scale = *rc::gen::element(1.0f, 4.0f, 0.3f)};
+      const std::int64_t of = c.neurons_in_columns ? c.dense_cols : c.dense_rows;
+      for (std::size_t i = 0; i < pick.neurons.size(); ++i)
+        pick.neurons[i] =
+            static_cast<std::int32_t>(below(key.at("picked"), i, static_cast<std::uint64_t>(of)));
+      c.draft = std::move(pick);
       break;
   }
   return c;
@@ -112,14 +144,14 @@ Case arbitrary_case() {
 
 RC_GTEST_PROP(Fill, IsWhatTheDefinitionSays, ()) {
   const Case c = arbitrary_case();
-  std::vector<std::byte> out(c.dense.size());
+  std::vector<std::byte> out(c.bytes());
   fill(c.draft, c.canvas(), 0, out);
   RC_ASSERT(out == reference(c));
 }
 
 RC_GTEST_PROP(Fill, GivesTheSameBytesForAnyCutIntoRanges, ()) {
   const Case c = arbitrary_case();
-  std::vector<std::byte> whole(c.dense.size()), cut(c.dense.size());
+  std::vector<std::byte> whole(c.bytes()), cut(c.bytes());
   fill(c.draft, c.canvas(), 0, whole);
   for (std::size_t at = 0; at < cut.size();) {
     const auto elements = *rc::gen::inRange<std::size_t>(1, 500);
@@ -153,6 +185,56 @@ TEST(Fill, GivesTheSameBytesAtEveryInstructionSetAndPastOneChunk) {
       }
     }
   set_active_isa(active);
+}
+
+TEST(Fill, PicksTheSameBytesAtEveryInstructionSetAndPastOneChunk) {
+  const Isa active = active_isa();
+  for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16})
+    for (const bool columns : {false, true})
+      for (const float scale : {1.0f, 3.0f}) {
+        Case c{.dtype = dtype,
+               .rows = columns ? 50 : 2'500,
+               .cols = columns ? 2'500 : 50,
+               .neurons_in_columns = columns,
+               .draft = Pick{choose(Rng(3), 2'500, 5'001), scale},
+               .dense = {},
+               .dense_rows = columns ? 50 : 5'001,
+               .dense_cols = columns ? 5'001 : 50};
+        std::vector<float> values(static_cast<std::size_t>(50 * 5'001));
+        normals(Rng(4), 0, values);
+        c.dense.resize(values.size() * c.size());
+        from_float(values, dtype, c.dense);
+        for (const Isa isa : available_isas()) {
+          set_active_isa(isa);
+          std::vector<std::byte> out(c.bytes());
+          fill(c.draft, c.canvas(), 0, out);
+          EXPECT_EQ(out, reference(c)) << isa_name(isa) << " " << name(dtype);
+        }
+      }
+  set_active_isa(active);
+}
+
+TEST(Fill, PickedBytesStayWhatTheyAreEvenWhereTheyAreNoNumber) {
+  const std::vector<std::byte> dense(64, std::byte{0xFF});  // a NaN with every bit set
+  std::vector<std::byte> out(32);
+  const Canvas canvas{
+      .dtype = Dtype::bf16, .rows = 4, .cols = 4, .dense = dense, .dense_rows = 8, .dense_cols = 4};
+  fill(Pick{{7, 0, 0, 3}}, canvas, 0, out);
+  EXPECT_EQ(out, std::vector<std::byte>(32, std::byte{0xFF}));
+}
+
+TEST(Fill, RefusesToPickWhatIsNotThere) {
+  std::vector<std::byte> dense(64), out(32);
+  const Canvas canvas{
+      .dtype = Dtype::bf16, .rows = 4, .cols = 4, .dense = dense, .dense_rows = 8, .dense_cols = 4};
+  EXPECT_THROW(fill(Pick{{7, 0, 0, 8}}, canvas, 0, out), Error);
+  EXPECT_THROW(fill(Pick{{7, 0, 0}}, canvas, 0, out), Error);
+  Canvas smaller = canvas;
+  smaller.dense = std::span(dense).first(62);
+  EXPECT_THROW(fill(Pick{{7, 0, 0, 3}}, smaller, 0, out), Error);
+  smaller = canvas;
+  smaller.neurons_in_columns = true;
+  EXPECT_THROW(fill(Pick{{3, 0, 0, 3}}, smaller, 0, out), Error);
 }
 
 TEST(Fill, RefusesARangeThatCutsAnElementOrLeavesTheDenseTensor) {

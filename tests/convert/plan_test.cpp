@@ -80,6 +80,21 @@ TEST_F(PlanTest, RefusesShapesThatCannotBe) {
   }
 }
 
+TEST_F(PlanTest, GivesAMethodThatSplitsAsManyParametersAsTheDenseModelHas) {
+  ConvertRequest asked = request({.ffn = 48});
+  asked.method = "split";
+  const Plan plan = make_plan(asked);
+  const DenseConfig& c = plan.source.config();
+  EXPECT_EQ(plan.shape.expert_size, 12);
+  EXPECT_EQ(plan.parameters,
+            plan.source.parameters() + static_cast<std::uint64_t>(4 * c.hidden_size * c.num_layers));
+  asked.experts = 5;
+  EXPECT_NE(message(asked).find("5 experts can't share 48 neurons equally"), std::string::npos)
+      << message(asked);
+  asked.experts = 0;
+  EXPECT_NE(message(asked).find("--experts is 0"), std::string::npos) << message(asked);
+}
+
 TEST_F(PlanTest, RefusesTheZeroRouterUnlessForced) {
   ConvertRequest asked = request();
   asked.router_init = "zero";

@@ -2,6 +2,8 @@
 // F: neurons, H: hidden size. gate_FH, up_FH, down_HF.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <thread>
 
@@ -43,7 +45,8 @@ class Dense {
   std::vector<NeuronMoments> moments_;
 };
 
-const MoeShape kShape{.experts = kExperts, .per_token = 2, .expert_size = F};
+const MoeShape kAsked{.experts = kExperts, .per_token = 2};
+const MoeShape kShape{.experts = kExperts, .per_token = 2, .expert_size = F};  // of most methods
 
 // All that a draft says, as text.
 std::string told(const Draft& draft) {
@@ -60,6 +63,9 @@ std::string told(const Draft& draft) {
     }
     std::string operator()(const Disturb& d) const {
       return fmt::format("disturb {} {}", fmt::join(d.neurons, ","), of(d.draw));
+    }
+    std::string operator()(const Pick& p) const {
+      return fmt::format("pick {} {:a}", fmt::join(p.neurons, ","), p.scale);
     }
   };
   return std::visit(Teller{draw}, draft);
@@ -81,15 +87,15 @@ TEST_P(EveryMethod, GivesTheSameDraftsInAnyOrder) {
   const Dense dense;
   const DenseLayer layer = dense.layer();
   const auto method = GetParam().make({});
-  EXPECT_EQ(drafts(method->convert(layer, kShape, Rng(7)), false),
-            drafts(method->convert(layer, kShape, Rng(7)), true));
+  EXPECT_EQ(drafts(method->convert(layer, method->shape(kAsked, dense.config()), Rng(7)), false),
+            drafts(method->convert(layer, method->shape(kAsked, dense.config()), Rng(7)), true));
 }
 
 TEST_P(EveryMethod, GivesTheSameDraftsFromManyThreads) {
   const Dense dense;
   const DenseLayer layer = dense.layer();
   const auto method = GetParam().make({});
-  const MoeLayer moe = method->convert(layer, kShape, Rng(7));
+  const MoeLayer moe = method->convert(layer, method->shape(kAsked, dense.config()), Rng(7));
   std::vector<std::vector<std::string>> found(8);
   {
     std::vector<std::jthread> threads;
@@ -99,11 +105,12 @@ TEST_P(EveryMethod, GivesTheSameDraftsFromManyThreads) {
   for (const auto& one : found) EXPECT_EQ(one, found[0]);
 }
 
-TEST_P(EveryMethod, ChoosesNeuronsInAscendingOrderAndWithinTheExpert) {
+TEST_P(EveryMethod, ChangesNeuronsInAscendingOrderAndWithinTheExpert) {
   const Dense dense;
   const DenseLayer layer = dense.layer();
   const auto method = GetParam().make({});
-  const MoeLayer moe = method->convert(layer, kShape, Rng(7));
+  const MoeShape shape = method->shape(kAsked, dense.config());
+  const MoeLayer moe = method->convert(layer, shape, Rng(7));
   for (std::int64_t e = 0; e < kExperts; ++e)
     for (const Matrix matrix : kMatrices) {
       const Draft draft = moe.draft(e, matrix);
@@ -113,16 +120,58 @@ TEST_P(EveryMethod, ChoosesNeuronsInAscendingOrderAndWithinTheExpert) {
       if (neurons == nullptr) continue;
       for (std::size_t i = 0; i < neurons->size(); ++i) {
         EXPECT_LT(i == 0 ? -1 : (*neurons)[i - 1], (*neurons)[i]);
-        EXPECT_LT((*neurons)[i], F);
+        EXPECT_LT((*neurons)[i], shape.expert_size);
       }
     }
+}
+
+TEST_P(EveryMethod, FillsItsExpertsWithNeuronsThatThereAre) {
+  const Dense dense;
+  const DenseLayer layer = dense.layer();
+  const auto method = GetParam().make({});
+  const MoeShape shape = method->shape(kAsked, dense.config());
+  EXPECT_EQ(shape.experts, kExperts);
+  EXPECT_EQ(shape.per_token, 2);
+  EXPECT_GE(shape.expert_size, 1);
+  const MoeLayer moe = method->convert(layer, shape, Rng(7));
+  for (std::int64_t e = 0; e < kExperts; ++e)
+    for (const Matrix matrix : kMatrices) {
+      const Draft draft = moe.draft(e, matrix);
+      if (const auto* pick = std::get_if<Pick>(&draft)) {
+        EXPECT_EQ(static_cast<std::int64_t>(pick->neurons.size()), shape.expert_size);
+        for (const std::int32_t neuron : pick->neurons) EXPECT_TRUE(0 <= neuron && neuron < F) << neuron;
+        EXPECT_TRUE(std::isfinite(pick->scale));
+      } else if (!std::holds_alternative<Draw>(draft) && !std::holds_alternative<Constant>(draft)) {
+        EXPECT_EQ(shape.expert_size, F) << "a copy has as many neurons as the dense FFN";
+      }
+    }
+}
+
+TEST_P(EveryMethod, ReadsNoMoreThanItSays) {
+  const Dense dense;
+  DenseLayer layer = dense.layer();
+  std::atomic<bool> asked = false;
+  layer.moments = [&asked, all = dense.layer().moments](Matrix matrix) -> const NeuronMoments& {
+    asked = true;
+    return all(matrix);
+  };
+  const auto method = GetParam().make({});
+  const MoeLayer moe = method->convert(layer, method->shape(kAsked, dense.config()), Rng(7));
+  bool read = false;
+  for (std::int64_t e = 0; e < kExperts; ++e)
+    for (const Matrix matrix : kMatrices) {
+      const Draft draft = moe.draft(e, matrix);
+      read = read || !(std::holds_alternative<Draw>(draft) || std::holds_alternative<Constant>(draft));
+    }
+  EXPECT_LE(read, method->reads().weights);
+  EXPECT_LE(asked, method->reads().moments);
 }
 
 TEST_P(EveryMethod, IsACopyExactlyWhenItSaysThatTheFunctionStays) {
   const Dense dense;
   const DenseLayer layer = dense.layer();
   const auto method = GetParam().make({});
-  const MoeLayer moe = method->convert(layer, kShape, Rng(7));
+  const MoeLayer moe = method->convert(layer, method->shape(kAsked, dense.config()), Rng(7));
   bool all_copies = true;
   for (std::int64_t e = 0; e < kExperts; ++e)
     for (const Matrix matrix : kMatrices)
@@ -134,7 +183,7 @@ TEST_P(EveryMethod, DrawsFiniteNumbersWithOtherKeysForOtherExpertsAndMatrices) {
   const Dense dense;
   const DenseLayer layer = dense.layer();
   const auto method = GetParam().make({});
-  const MoeLayer moe = method->convert(layer, kShape, Rng(7));
+  const MoeLayer moe = method->convert(layer, method->shape(kAsked, dense.config()), Rng(7));
   std::set<std::uint64_t> streams;
   std::size_t draws = 0;
   for (std::int64_t e = 0; e < kExperts; ++e)
@@ -233,6 +282,95 @@ TEST(Scratch, KeepsNoWeightButSetsNormsToOne) {
   const DenseWeight norm{"model.norm.weight", {H}, Role::norm}, head{"lm_head.weight", {8, H}, Role::head};
   EXPECT_EQ(std::get<Constant>(method->weight(norm, dense.config(), Rng(1))).value, 1.0f);
   EXPECT_EQ(std::get<Draw>(method->weight(head, dense.config(), Rng(1))).sigma, 0.02);
+}
+
+TEST(Split, DealsEveryNeuronToOneExpertAndTheSameForTheThreeMatrices) {
+  const Dense dense;
+  const DenseLayer layer = dense.layer();
+  for (const std::string order : {"sequential", "random"}) {
+    const auto method = find_plugin(upcycle::methods(), "split", "method").make({{"order", order}});
+    const MoeShape shape = method->shape(kAsked, dense.config());
+    EXPECT_EQ(shape.expert_size, F / kExperts);
+    const MoeLayer moe = method->convert(layer, shape, Rng(7));
+    std::vector<std::int32_t> all;
+    for (std::int64_t e = 0; e < kExperts; ++e) {
+      const auto neurons = std::get<Pick>(moe.draft(e, Matrix::gate)).neurons;
+      EXPECT_TRUE(std::ranges::is_sorted(neurons));
+      for (const Matrix matrix : kMatrices) EXPECT_EQ(std::get<Pick>(moe.draft(e, matrix)).neurons, neurons);
+      all.insert(all.end(), neurons.begin(), neurons.end());
+    }
+    EXPECT_EQ(std::ranges::is_sorted(all), order == "sequential");
+    std::ranges::sort(all);
+    for (std::int32_t i = 0; i < F; ++i) EXPECT_EQ(all.at(static_cast<std::size_t>(i)), i);
+    EXPECT_EQ(all.size(), static_cast<std::size_t>(F));
+  }
+}
+
+TEST(Split, ScalesDownAloneByExpertsOverTopKOrWhatIsAsked) {
+  const Dense dense;
+  const DenseLayer layer = dense.layer();
+  for (const auto& [rescale, expected] : {std::pair("0", 2.0f), {"3.5", 3.5f}}) {
+    const auto method = find_plugin(upcycle::methods(), "split", "method").make({{"rescale", rescale}});
+    const MoeLayer moe = method->convert(layer, method->shape(kAsked, dense.config()), Rng(7));
+    EXPECT_EQ(std::get<Pick>(moe.draft(1, Matrix::gate)).scale, 1);
+    EXPECT_EQ(std::get<Pick>(moe.draft(1, Matrix::up)).scale, 1);
+    EXPECT_EQ(std::get<Pick>(moe.draft(1, Matrix::down)).scale, expected);
+  }
+}
+
+TEST(Split, RefusesExpertsThatCannotShareTheNeuronsEqually) {
+  const Dense dense;
+  const auto method = find_plugin(upcycle::methods(), "split", "method").make({});
+  try {
+    method->shape({.experts = 5, .per_token = 2}, dense.config());
+    FAIL();
+  } catch (const UsageError& error) {
+    const std::string message = error.what();
+    EXPECT_NE(message.find("5 experts"), std::string::npos) << message;
+    EXPECT_NE(message.find("24 neurons"), std::string::npos) << message;
+  }
+}
+
+TEST(Reads, FollowsTheOptions) {
+  const auto reads = [](const std::string& method, const Values& options) {
+    return find_plugin(upcycle::methods(), method, "method").make(options)->reads();
+  };
+  EXPECT_FALSE(reads("copy", {}).moments);
+  EXPECT_TRUE(reads("drop", {}).moments);
+  EXPECT_FALSE(reads("drop", {{"ratio", "0"}}).moments);
+  EXPECT_FALSE(reads("noise", {}).moments);
+  EXPECT_TRUE(reads("noise", {{"scale", "relative"}}).moments);
+  EXPECT_FALSE(reads("noise", {{"scale", "relative"}, {"sigma", "0"}}).moments);
+  EXPECT_FALSE(reads("scratch", {}).weights);
+}
+
+TEST(NeuronMoments, AreTheSameForAnyCutIntoRangesOfRows) {
+  constexpr std::int64_t kF = 300, kH = 200, kStep = NeuronMomentsBuilder::kRowStep;
+  std::vector<std::byte> bytes(kF * kH * 2);
+  std::vector<float> weights(kF * kH);
+  normals(Rng(1), 0, 0.1f, 1.0f, weights);
+  from_float(weights, Dtype::bf16, bytes);
+  for (const Matrix matrix : kMatrices) {
+    const std::int64_t rows = matrix == Matrix::down ? kH : kF, row_bytes = kF * kH * 2 / rows;
+    const auto rows_from = [&](std::int64_t begin, std::int64_t end) {
+      return std::span(bytes).subspan(static_cast<std::size_t>(begin * row_bytes),
+                                      static_cast<std::size_t>((end - begin) * row_bytes));
+    };
+    const NeuronMoments whole = NeuronMoments::of(matrix, Dtype::bf16, bytes, kF, kH);
+    for (const std::int64_t steps : {1, 2, 3, 100}) {
+      NeuronMomentsBuilder builder(matrix, Dtype::bf16, kF, kH);
+      for (std::int64_t r = 0; r < rows; r += steps * kStep) {
+        const std::int64_t end = std::min(rows, r + steps * kStep);
+        builder.add_rows(r, end, rows_from(r, end));
+      }
+      EXPECT_EQ(builder.take(), whole) << matrix_name(matrix) << " " << steps;
+    }
+    NeuronMomentsBuilder builder(matrix, Dtype::bf16, kF, kH);
+    EXPECT_THROW(builder.add_rows(kStep, 2 * kStep, rows_from(kStep, 2 * kStep)), Error);
+    builder.add_rows(0, 10, rows_from(0, 10));
+    EXPECT_THROW(builder.add_rows(10, 20, rows_from(10, 20)), Error);
+    EXPECT_THROW(builder.take(), Error);
+  }
 }
 
 TEST(Registry, AnswersAMisspeltMethodWithWhatThereIs) {

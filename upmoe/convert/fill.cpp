@@ -9,6 +9,7 @@
 #include "upmoe/base/error.h"
 #include "upmoe/random/normal.h"
 #include "upmoe/tensor/convert.h"
+#include "upmoe/tensor/gather.h"
 
 namespace upmoe {
 namespace {
@@ -47,6 +48,18 @@ class Range {
   void operator()(const Redraw& redraw) const { change(redraw.neurons, redraw.draw, /*add=*/false); }
   void operator()(const Disturb& disturb) const { change(disturb.neurons, disturb.draw, /*add=*/true); }
 
+  void operator()(const Pick& pick) const {
+    const bool columns = canvas_.neurons_in_columns;
+    const auto count = static_cast<std::int64_t>(pick.neurons.size());
+    require(columns ? count == canvas_.cols && canvas_.dense_rows == canvas_.rows
+                    : count == canvas_.rows && canvas_.dense_cols == canvas_.cols,
+            "{} neurons of a dense tensor of {} x {} do not make one of {} x {}", count, canvas_.dense_rows,
+            canvas_.dense_cols, canvas_.rows, canvas_.cols);
+    const StoredMatrix dense{canvas_.dense, canvas_.dense_rows, canvas_.dense_cols, size_};
+    (columns ? gather_columns : gather_rows)(dense, pick.neurons, begin_ * size_, out_);
+    if (pick.scale != 1) multiply(pick.scale);
+  }
+
  private:
   std::size_t elements() const { return out_.size() / size_; }
   std::span<std::byte> place(std::size_t at, std::size_t count) const {
@@ -55,6 +68,16 @@ class Range {
 
   static void for_chunks(std::size_t at, std::size_t count, auto&& work) {
     for (std::size_t done = 0; done < count; done += kChunk) work(at + done, std::min(kChunk, count - done));
+  }
+
+  void multiply(float scale) const {
+    std::array<float, kChunk> floats;
+    for_chunks(0, elements(), [&](std::size_t at, std::size_t count) {
+      const std::span<float> some = std::span(floats).first(count);
+      to_float(canvas_.dtype, place(at, count), some);
+      for (float& x : some) x *= scale;
+      from_float(some, canvas_.dtype, place(at, count));
+    });
   }
 
   void change(const std::vector<std::int32_t>& neurons, const Draw& draw, bool add) const {

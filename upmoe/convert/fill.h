@@ -13,8 +13,10 @@ struct Canvas {
   Dtype dtype;  // F32, BF16 or F16, of the output and of the dense tensor alike
   std::int64_t rows = 1, cols = 0;
   bool neurons_in_columns = false;  // down_HF; gate_FH and up_FH have them in rows
-  std::span<const std::byte>
-      dense;  // the dense tensor, of the same shape; may be empty when the draft copies nothing
+  // The dense tensor; may be empty when the draft copies nothing. Of the same shape, except for a Pick, which
+  // looks at its own shape.
+  std::span<const std::byte> dense;
+  std::int64_t dense_rows = 0, dense_cols = 0;
 };
 
 // Bytes [begin, begin + out.size()) of the tensor, both multiples of the element's size. The same bytes for

@@ -176,10 +176,10 @@ Plan make_plan(const ConvertRequest& request) {
         fmt::format("router init '{}': {}; choose another, or pass --force", request.router_init, danger));
 
   const DenseConfig& config = plan.source.config();
-  plan.shape = {
-      .experts = request.experts, .per_token = request.per_token, .expert_size = config.intermediate_size};
+  plan.shape = {.experts = request.experts, .per_token = request.per_token};
   plan.tied = config.tie_word_embeddings && request.keep_tied;
   check_shape(plan);
+  plan.shape = plan.method->shape(plan.shape, config);
   check_target(plan);
   static const std::vector<std::pair<Dtype, std::string>> kTorch = {
       {Dtype::f32, "float32"}, {Dtype::bf16, "bfloat16"}, {Dtype::f16, "float16"}};

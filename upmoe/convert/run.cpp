@@ -188,7 +188,9 @@ class Runner {
           .rows = shape[0],
           .cols = shape.size() > 1 ? shape[1] : 1,
           .neurons_in_columns = weight.is.role == Role::matrix && weight.is.matrix == Matrix::down,
-          .dense = weight.stored.data()};
+          .dense = weight.stored.data(),
+          .dense_rows = weight.is.shape[0],
+          .dense_cols = weight.is.shape.size() > 1 ? weight.is.shape[1] : 1};
       fill(live.draft, canvas, piece.begin, out);
       if (origin.kind == Origin::Kind::dense && std::holds_alternative<Copy>(live.draft))
         release(weight.stored.data().subspan(piece.begin, out.size()));

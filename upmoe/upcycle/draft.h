@@ -34,6 +34,11 @@ struct Disturb {                      // a copy in which these neurons have the 
   Draw draw;
 };
 
-using Draft = std::variant<Copy, Constant, Draw, Redraw, Disturb>;
+struct Pick {                         // made of these neurons of the dense FFN
+  std::vector<std::int32_t> neurons;  // in the order of the expert; any, also more than once
+  float scale = 1;                    // of every weight: in float, rounded once; at 1 bytes are copied
+};
+
+using Draft = std::variant<Copy, Constant, Draw, Redraw, Disturb, Pick>;
 
 }  // namespace upmoe

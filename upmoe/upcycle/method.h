@@ -30,11 +30,27 @@ struct MoeLayer {
 // key always give the same drafts.
 class Method {
  public:
+  // What convert() and its drafts need of a layer's dense matrices.
+  struct Reads {
+    bool weights = true;   // a draft other than Draw and Constant
+    bool moments = false;  // layer.moments
+  };
+
   virtual ~Method() = default;
 
   // Why the converted model does not compute at first what the dense one does, given that the experts'
   // weights sum to one for every token; empty when it does.
   virtual std::string changes_function() const = 0;
+
+  virtual Reads reads() const { return {}; }
+
+  // What is made when `asked` is asked for: as many experts, K for a token as there; the size of an expert is
+  // the method's own. Throws UsageError when it can't be made.
+  virtual MoeShape shape(const MoeShape& asked, const DenseConfig& config) const {
+    MoeShape made = asked;
+    made.expert_size = config.intermediate_size;
+    return made;
+  }
 
   // Layer `layer.index`; `key` is the layer's own.
   virtual MoeLayer convert(const DenseLayer& layer, const MoeShape& shape, const Rng& key) const = 0;

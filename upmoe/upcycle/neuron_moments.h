@@ -17,10 +17,7 @@ class NeuronMoments {
 
   // gate_FH and up_FH have their neurons in rows, down_HF in columns.
   static NeuronMoments of(Matrix matrix, Dtype dtype, std::span<const std::byte> bytes, std::int64_t F,
-                          std::int64_t H) {
-    return NeuronMoments(matrix == Matrix::down ? column_moments(dtype, bytes, H, F)
-                                                : row_moments(dtype, bytes, F, H));
-  }
+                          std::int64_t H);
 
   Moments of_neurons(std::span<const std::int32_t> neurons) const {
     Moments all;
@@ -34,7 +31,30 @@ class NeuronMoments {
     return all;
   }
 
+  bool operator==(const NeuronMoments&) const = default;
+
  private:
+  std::vector<Moments> per_neuron_;
+};
+
+// The same while the matrix comes by: the same bits for any cut into ranges of rows.
+class NeuronMomentsBuilder {
+ public:
+  static constexpr std::int64_t kRowStep = kMomentRows;
+
+  NeuronMomentsBuilder(Matrix matrix, Dtype dtype, std::int64_t F, std::int64_t H);
+
+  // Rows [begin, end) of the matrix as it is stored: neurons of gate_FH and up_FH, not of down_HF. `begin` is
+  // where the last call ended, and a multiple of kRowStep.
+  void add_rows(std::int64_t begin, std::int64_t end, std::span<const std::byte> bytes);
+
+  // When all rows have come by; the builder is spent.
+  NeuronMoments take();
+
+ private:
+  Matrix matrix_;
+  Dtype dtype_;
+  std::int64_t rows_, cols_, next_ = 0;
   std::vector<Moments> per_neuron_;
 };
 

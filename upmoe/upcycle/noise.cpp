@@ -34,6 +34,8 @@ class Noise final : public Method {
                : fmt::format("noise is added to a share of {} of each expert's neurons", ratio_);
   }
 
+  Reads reads() const override { return {.weights = true, .moments = relative_ && ratio_ > 0 && sigma_ > 0}; }
+
   MoeLayer convert(const DenseLayer& layer, const MoeShape& shape, const Rng& key) const override {
     const auto disturbed =
         static_cast<std::int64_t>(std::floor(ratio_ * static_cast<double>(shape.expert_size)));

@@ -7,7 +7,8 @@
   METHOD(copy)                \
   METHOD(drop)                \
   METHOD(noise)               \
-  METHOD(scratch)
+  METHOD(scratch)             \
+  METHOD(split)
 
 namespace upmoe::upcycle {
 

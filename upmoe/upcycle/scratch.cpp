@@ -13,6 +13,8 @@ class Scratch final : public Method {
 
   std::string changes_function() const override { return "every weight is drawn anew"; }
 
+  Reads reads() const override { return {.weights = false, .moments = false}; }
+
   MoeLayer convert(const DenseLayer& layer, const MoeShape& /*shape*/, const Rng& key) const override {
     return {.draft = [sigma = layer.config.initializer_range, key](std::int64_t e, Matrix matrix) -> Draft {
       return Draw{key.at("expert").at(static_cast<std::uint64_t>(e)).at(matrix_name(matrix)).at("values"),
