@@ -16,12 +16,14 @@ METHODS = {
     "drop_per_matrix": ("--ratio", "0.3", "--indices", "per-matrix"),
     "noise": ("--ratio", "0.5", "--sigma", "0.1"),
     "scratch": (),
+    "split": ("--rescale", "0.3"),
 }
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
 def options(method: str) -> tuple:
-    return ("--method", method.split("_")[0], *METHODS[method], "--experts", "5")
+    experts = "4" if method == "split" else "5"  # they have to share the neurons equally
+    return ("--method", method.split("_")[0], *METHODS[method], "--experts", experts)
 
 
 def digests(folder: Path) -> dict[str, str]:
