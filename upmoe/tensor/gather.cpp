@@ -12,9 +12,10 @@
 namespace upmoe {
 namespace {
 
-// Worth transposing whole rows for: at least one column of so many is wanted, and half of the kernel's rows.
+// Whole rows are transposed for one column of so many, or more. For one of eight, element by element is
+// faster (benchmarks/kernel_bench.cpp).
 constexpr std::size_t kFewestColumns = 4;
-constexpr std::size_t kMostTurned = 4 << 20;  // bytes: a limit to what a thread keeps
+constexpr std::size_t kMostTurned = 2 << 20;  // bytes: a limit to what a thread keeps
 
 using Index = std::span<const std::int32_t>;
 
