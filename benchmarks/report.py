@@ -88,7 +88,7 @@ def verdicts(results: Results) -> list[str]:
     if limit:
         verdict(f"at least {asked} of the disk's limit", times(limit), lambda share: share >= asked, ".2f")
     else:
-        out.append("not measured: share of the disk's limit")
+        out.append(f"not measured: share of the disk's limit, and {TIMES_COPY} times cp and sync where it leaves room")
     if copy:
         verdict("never slower than cp and sync", times(copy), lambda ratio: ratio >= 1, ".1f")
     if copy and limit:
