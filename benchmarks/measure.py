@@ -35,7 +35,8 @@ def run(command, log: Path, env: dict | None = None) -> Run:
         lines = log.read_text(errors="replace").strip().splitlines()
         last = lines[-1][-300:] if lines else "no output"
         how = f"killed by signal {-int(code)}" if int(code) < 0 else f"exit status {code}"
-        raise CommandFailed(f"{how} after {result.seconds:.0f} s at {result.peak_bytes / 1e9:.1f} GB of memory: {last}")
+        at = f"after {result.seconds:.0f} s at {result.peak_bytes / 1e9:.1f} GB of memory"
+        raise CommandFailed(f"{Path(command[0]).name}: {how} {at}: {last}")
     return result
 
 

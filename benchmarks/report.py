@@ -1,6 +1,7 @@
 """From what was measured to a table and to verdicts on the targets. Nothing here measures or knows a clock."""
 
 import dataclasses
+import math
 import statistics
 
 from measure import Run
@@ -77,25 +78,28 @@ def verdicts(results: Results) -> list[str]:
     output = upmoe[0].median("output_bytes")
     out = []
 
-    def verdict(target: str, numbers: dict[str, float], met, shown: str) -> None:
-        listed = ", ".join(f"{title} {format(number, shown)}" for title, number in numbers.items())
-        out.append(f"{'met' if all(map(met, numbers.values())) else 'MISSED'}: {target}: {listed}")
+    def verdict(target: str, numbers: dict[str, float], *, least=None, most=None, digits: int) -> None:
+        met = all((least is None or number >= least) and (most is None or number <= most) for number in numbers.values())
+        # Rounded away from met, so that what just missed does not look like what was asked.
+        rounded = math.ceil if most is not None else math.floor
+        shown = (f"{title} {rounded(number * 10**digits) / 10**digits:.{digits}f}" for title, number in numbers.items())
+        out.append(f"{'met' if met else 'MISSED'}: {target}: {', '.join(shown)}")
 
     def times(row: Row) -> dict[str, float]:
         return {mine.title: row.seconds / mine.seconds for mine in upmoe}
 
     asked = SHARE_OF_LIMIT["large" if output >= LARGE_OUTPUT else "small"]
     if limit:
-        verdict(f"at least {asked} of the disk's limit", times(limit), lambda share: share >= asked, ".2f")
+        verdict(f"at least {asked} of the disk's limit", times(limit), least=asked, digits=2)
     else:
         out.append(f"not measured: share of the disk's limit, and {TIMES_COPY} times cp and sync where it leaves room")
     if copy:
-        verdict("never slower than cp and sync", times(copy), lambda ratio: ratio >= 1, ".1f")
+        verdict("never slower than cp and sync", times(copy), least=1, digits=1)
     if copy and limit:
         possible = copy.seconds / limit.seconds
         target = f"{TIMES_COPY} times cp and sync where the limit leaves room (here it is at {possible:.1f} times)"
         if possible * asked >= TIMES_COPY:
-            verdict(target, times(copy), lambda ratio: ratio >= TIMES_COPY, ".1f")
+            verdict(target, times(copy), least=TIMES_COPY, digits=1)
         else:
             out.append(f"not asked: {target}")
     for peer in results.of_kind("peer"):
@@ -104,12 +108,13 @@ def verdicts(results: Results) -> list[str]:
             out.append(f"not measured: {target}: {peer.skipped}")
             continue
         rival = next(row for row in upmoe if row.title == peer.rival)
-        verdict(target, {rival.title: peer.seconds / rival.seconds}, lambda ratio: ratio >= TIMES_PEER, ".1f")
+        verdict(target, {rival.title: peer.seconds / rival.seconds}, least=TIMES_PEER, digits=1)
     peaks = {row.title: max(run.peak_bytes for run in row.runs) / 1e6 for row in upmoe}
-    verdict(f"less than {PEAK_BYTES / 1e6:.0f} MB resident", peaks, lambda peak: peak < PEAK_BYTES / 1e6, ".0f")
+    verdict(f"at most {PEAK_BYTES / 1e6:.0f} MB resident", peaks, most=PEAK_BYTES / 1e6, digits=0)
+    once = {"least": 1 / SPARE_BYTES, "most": SPARE_BYTES, "digits": 3}
     if results.source_is_cold:
         read = {row.title: row.median("read_bytes") / results.source_bytes for row in upmoe}
-        verdict("the source is read once", read, lambda share: share <= SPARE_BYTES, ".3f")
+        verdict("the source is read from the disk once", read, **once)
     written = {row.title: row.median("written_bytes") / row.median("output_bytes") for row in upmoe}
-    verdict("the output is written once", written, lambda share: share <= SPARE_BYTES, ".3f")
+    verdict("the output is written to the disk once", written, **once)
     return out

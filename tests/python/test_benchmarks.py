@@ -49,14 +49,20 @@ def test_every_target_is_met_by_a_good_run():
         (results(copy=0.99), 1),
         (results(copy=3.4, limit=0.8), 2),
         (results(peer=9.9), 3),
-        (results(ours=dataclasses.replace(GOOD, peak_bytes=500e6)), 4),
+        (results(ours=dataclasses.replace(GOOD, peak_bytes=501e6)), 4),
         (results(ours=dataclasses.replace(GOOD, read_bytes=310e6)), 5),
         (results(ours=dataclasses.replace(GOOD, written_bytes=6.2e9)), 6),
+        (results(ours=dataclasses.replace(GOOD, read_bytes=290e6)), 5),  # the source was not outside the page cache
     ],
-    ids=["limit", "copy", "times_copy", "peer", "memory", "read", "written"],
+    ids=["limit", "copy", "times_copy", "peer", "memory", "read", "written", "cached"],
 )
 def test_a_target_just_missed_is_said(worse, place):
     assert beginnings(worse)[place] == "MISSED"
+
+
+def test_what_just_missed_is_not_rounded_to_what_was_asked():
+    missed = report.verdicts(results(peer=9.998, ours=dataclasses.replace(GOOD, peak_bytes=500.1e6)))
+    assert missed[3:5] == ["MISSED: 10 times theirs: ours 9.9", "MISSED: at most 500 MB resident: ours 501"]
 
 
 def test_a_small_output_may_lose_more_to_start_up():
