@@ -1,15 +1,16 @@
 # `make` says what there is. The work is in scripts/, which can be run directly.
-.PHONY: help build demo test fuzz format tidy clean
+.PHONY: help build demo test kill-test fuzz format tidy clean
 export FUZZ_SECONDS ?= 600
 
 help:
-	@echo 'make build   install what is missing; the program build/upmoe; Python in .venv and .venv-tf4'
-	@echo 'make demo    convert a real model and let transformers run it; MODEL=folder-or-hub-id for your own'
-	@echo 'make test    every test: C++ under three presets, Python under transformers 5 and 4'
-	@echo 'make fuzz    every fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS)'
-	@echo 'make format  clang-format over the C++ sources'
-	@echo 'make tidy    clang-tidy over the C++ sources'
-	@echo 'make clean   delete build/; the Python environments and models/ stay'
+	@echo 'make build      install what is missing; the program build/upmoe; Python in .venv and .venv-tf4'
+	@echo 'make demo       convert a real model and let transformers run it; MODEL=folder-or-hub-id for your own'
+	@echo 'make test       every test: C++ under three presets, Python under transformers 5 and 4'
+	@echo 'make kill-test  kill a conversion at UPMOE_KILLS=1000 random points, resume it, compare the bytes'
+	@echo 'make fuzz       every fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS), or FUZZ_RUNS=10000000 executions'
+	@echo 'make format     clang-format over the C++ sources'
+	@echo 'make tidy       clang-tidy over the C++ sources'
+	@echo 'make clean      delete build/; the Python environments and models/ stay'
 
 build:
 	@scripts/setup
@@ -20,6 +21,9 @@ demo:
 
 test:
 	@scripts/test
+
+kill-test:
+	@scripts/kill-test
 
 fuzz:
 	@scripts/fuzz

@@ -1,16 +1,14 @@
 #!/usr/bin/env python3
-"""Writes the seeds in tests/fuzz/corpus/. They are checked in; this says how they came to be."""
+"""Writes the seeds in tests/fuzz/corpus/: the files whose names are words. The others, named by a hash, were found by a run."""
 import json
 import pathlib
-import shutil
 
 CORPUS = pathlib.Path(__file__).parent / "corpus"
 
 
 def write(target: str, seeds: dict[str, bytes | str]) -> None:
     folder = CORPUS / target
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, seed in seeds.items():
         (folder / name).write_bytes(seed.encode() if isinstance(seed, str) else seed)
 
@@ -73,4 +71,17 @@ write("side_files_fuzz", {
     "card_windows": "---\r\nlicense: mit\r\n---\r\n",
     "card_hostile": "---\nlicense: \x1b[2J\nlanguage: \u202ede\nlicense: mit\n",
     "card_head": "license: mit\nlicense: other\n  more\n- item\n",
+})
+write("recipe_fuzz", {
+    "written": '# upmoe 0.1.0\nmethod = "drop"\nratio = 0.5\nindices = "shared"\nexperts = 8\ntop-k = 2\nseed = 0\n'
+               'max-shard-size = "5000000000"\nkeep-tied = true\n',
+    "source": 'source = "owner/name@main"\noutput = \'C:\\out\'\n"method" = """\ncopy"""\n',
+    "numbers": "ratio = -1.5e-3\nexperts = 0x08\nseed = 9223372036854775807\ntop-k = 1_0\n",
+    "guess": 'methd = "drop"\n',
+    "table": "[method]\nexperts = 8\n[[seed]]\n",
+    "other_types": "ratio = [0.5]\nseed = 1979-05-27T07:32:00Z\nmethod = {a.b = 1}\n",
+    "escapes": 'source = "\\u001b[2J\\U0001d6fe\\\\"\nratio = nan\nexperts = +inf\n',
+    "twice": "seed = 1\nseed = 2\n",
+    "deep": "seed = " + "[" * 300,
+    "dotted": "router.logit.std = 1\n",
 })

@@ -8,11 +8,11 @@ import torch
 import tiny
 
 
-def make(folder: Path, layers: int) -> int:
+def make(folder: Path, layers: int, H: int = 1024, F: int = 4096) -> int:
     """Writes a dense bf16 Llama of `layers` layers, a shard each; returns the bytes of one layer."""
-    H, F, V = 1024, 4096, 320
-    changes = {"hidden_size": H, "intermediate_size": F, "num_hidden_layers": layers, "num_attention_heads": 16,
-               "num_key_value_heads": 4, "head_dim": 64, "tie_word_embeddings": True}
+    V = 320
+    changes = {"hidden_size": H, "intermediate_size": F, "num_hidden_layers": layers, "num_attention_heads": H // 64,
+               "num_key_value_heads": H // 256, "head_dim": 64, "tie_word_embeddings": True}
     folder.mkdir()
     tiny.write_config(folder, tiny.LLAMA | changes, torch.bfloat16)
     shapes = {"self_attn.q_proj": (H, H), "self_attn.k_proj": (H // 4, H), "self_attn.v_proj": (H // 4, H),

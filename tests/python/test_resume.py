@@ -1,0 +1,322 @@
+"""A run that was killed anywhere goes on with --resume and ends in the bytes of an undisturbed one."""
+
+import concurrent.futures
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import conftest
+import faults
+import synthetic
+import tiny
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+KILLS = int(os.environ.get("UPMOE_KILLS", "200"))  # make kill-test: 1000
+SEED = int(os.environ.get("UPMOE_KILL_SEED", "1"))
+OPTIONS = ("--experts", "4", "--max-shard-size", "5MB", "--threads", "2")  # four files, eight blocks
+PARTIAL, JOURNAL = "out.upmoe-partial", "upmoe-journal"
+
+pytestmark = pytest.mark.skipif(
+    "--resume" not in conftest.run("convert", "--help").stdout, reason="this program has no --resume"
+)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    library = faults.build(tmp_path_factory.mktemp("faults"))
+    if library is None:
+        pytest.skip("no C compiler (cc) for tests/faults/faults.c")
+    return library
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, library):
+    """A source, what comes out of it, and how many system calls that takes."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    synthetic.make(folder / "source", layers=2, H=256, F=1024)
+    (folder / "source" / "tokenizer.json").write_text("{}")
+    plain = faults.Faults(library, folder / "source", folder / "plain", *OPTIONS)
+    assert plain.run().returncode == 0
+    run = faults.Faults(library, folder / "source", folder / "out", *OPTIONS)
+    counts = run.counts(folder, "--resume")
+    expected = faults.contents(folder / "plain")
+    assert faults.contents(folder / "out") == expected  # --resume alone changes nothing
+    return folder / "source", counts, expected
+
+
+@pytest.fixture
+def conversion(tmp_path, library, undisturbed):
+    place = tmp_path / "place"
+    place.mkdir()
+    return faults.Faults(library, undisturbed[0], place / "out", *OPTIONS)
+
+
+@pytest.fixture
+def killed(conversion):
+    """One that was killed in the middle of its blocks."""
+    assert conversion.run("pwrite:6:KILL").returncode == -signal.SIGKILL
+    assert os.listdir(conversion.out.parent) == [PARTIAL]
+    return conversion
+
+
+def partial_of(conversion) -> Path:
+    return conversion.out.with_name(PARTIAL)
+
+
+def assert_refused(result: subprocess.CompletedProcess, says: str) -> None:
+    assert result.returncode in (FAILED, USAGE), result.stderr
+    assert re.fullmatch(r"upmoe: [^\n]+\n", result.stderr), result.stderr
+    assert re.search(says, result.stderr), result.stderr
+
+
+def assert_finished(conversion, expected, result: subprocess.CompletedProcess, what: str = "") -> None:
+    assert result.returncode == 0, f"{what}: {result.stderr}"
+    assert faults.contents(conversion.out) == expected, what
+    assert os.listdir(conversion.out.parent) == ["out"], what
+
+
+# ---- what may have happened to the files of a run that was killed ----
+
+
+def some_file(folder: Path, draw: random.Random, pattern: str) -> Path | None:
+    files = sorted(path for path in folder.glob(pattern) if path.is_file() and path.stat().st_size > 0)
+    return draw.choice(files) if files else None
+
+
+def zero_a_page(folder: Path, draw: random.Random) -> str:
+    if (path := some_file(folder, draw, "*.safetensors")) is None:
+        return "nothing"
+    page = draw.randrange((path.stat().st_size + 4095) // 4096)
+    with path.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(bytes(min(4096, path.stat().st_size - page * 4096)))
+    return f"page {page} of {path.name} zeroed"
+
+
+def flip_a_bit(folder: Path, draw: random.Random) -> str:
+    if (path := some_file(folder, draw, "*")) is None:
+        return "nothing"
+    at, bit = draw.randrange(path.stat().st_size), draw.randrange(8)
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1 << bit]))
+    return f"bit {bit} of byte {at} of {path.name} flipped"
+
+
+def cut(folder: Path, draw: random.Random, pattern: str) -> str:
+    if (path := some_file(folder, draw, pattern)) is None:
+        return "nothing"
+    size = draw.randrange(path.stat().st_size)
+    os.truncate(path, size)
+    return f"{path.name} cut to {size} bytes"
+
+
+def append_garbage(folder: Path, draw: random.Random) -> str:
+    journal = folder / JOURNAL
+    if not journal.exists():
+        return "nothing"
+    garbage = draw.choice([draw.randbytes(draw.randrange(1, 100)), bytes(draw.randrange(1, 5000)), b"\n\n", b"block "])
+    with journal.open("ab") as file:
+        file.write(garbage)
+    return f"{garbage[:20]!r}... behind the journal"
+
+
+def lose_a_file(folder: Path, draw: random.Random) -> str:
+    if (path := some_file(folder, draw, "*")) is None:
+        return "nothing"
+    path.unlink()
+    return f"{path.name} lost"
+
+
+DAMAGES = [
+    zero_a_page, flip_a_bit, lambda folder, draw: cut(folder, draw, JOURNAL), append_garbage,
+    lambda folder, draw: cut(folder, draw, "*.safetensors"), lose_a_file,
+]
+
+
+def kill_and_resume(conversion, counts, expected, draw: random.Random) -> str:
+    """One story, from a first run that is killed to the last that is not; returns what happened."""
+    story = []
+    for _ in range(draw.choice([1, 1, 1, 2, 3])):
+        fault = f"any:{draw.randint(1, counts['any'])}:{draw.choice(['KILL', 'KILL', 'TORN'])}"
+        result = conversion.run(fault, "--resume")
+        story.append(fault)
+        what = ", ".join(story)
+        if result.returncode == 0:  # it resumed with so few calls that it ended before
+            assert_finished(conversion, expected, result, what)
+            return what
+        assert result.returncode == -signal.SIGKILL, f"{what}: {result.stderr}"
+        if conversion.out.exists():  # killed after the last rename
+            assert faults.contents(conversion.out) == expected, what
+            return what
+        folder = partial_of(conversion)
+        if folder.exists() and draw.random() < 0.6:
+            story.append(draw.choice(DAMAGES)(folder, draw))
+    result = conversion.run("", "--resume")
+    assert_finished(conversion, expected, result, ", ".join(story))
+    return ", ".join(story)
+
+
+def test_killed_anywhere_it_goes_on_to_the_same_bytes(tmp_path, library, undisturbed):
+    source, counts, expected = undisturbed
+
+    def one(number: int) -> str:
+        place = tmp_path / str(number)
+        place.mkdir()
+        conversion = faults.Faults(library, source, place / "out", *OPTIONS)
+        story = kill_and_resume(conversion, counts, expected, random.Random(f"{SEED} {number}"))
+        shutil.rmtree(place)
+        return story
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        stories = list(pool.map(one, range(KILLS)))
+    assert len(stories) == KILLS
+    print(f"\n{sum(story.count('any:') for story in stories)} kills in {KILLS} stories, seed {SEED}")
+
+
+def test_killed_at_every_call_of_the_end(tmp_path, library, undisturbed):
+    """The last calls make files durable and rename: the order of these is what a power cut would find out."""
+    source, counts, expected = undisturbed
+    for n in range(counts["any"] - 12, counts["any"] + 1):
+        place = tmp_path / str(n)
+        place.mkdir()
+        conversion = faults.Faults(library, source, place / "out", *OPTIONS)
+        assert conversion.run(f"any:{n}:KILL", "--resume").returncode == -signal.SIGKILL
+        if conversion.out.exists():
+            assert faults.contents(conversion.out) == expected
+        else:
+            assert_finished(conversion, expected, conversion.run("", "--resume"), f"any:{n}:KILL")
+
+
+def test_what_is_there_is_not_made_again(conversion, undisturbed, tmp_path):
+    _, full, expected = undisturbed
+    assert conversion.run("pwrite:8:KILL", "--resume").returncode == -signal.SIGKILL
+    resumed = conversion.counts(tmp_path, "--resume", under=partial_of(conversion))
+    assert faults.contents(conversion.out) == expected
+    assert resumed["pwrite"] < full["pwrite"]
+
+
+def test_without_anything_to_go_on_with_it_starts(conversion, undisturbed):
+    assert_finished(conversion, undisturbed[2], conversion.run("", "--resume"))
+
+
+@pytest.mark.parametrize("damage", range(len(DAMAGES)))
+def test_damage_is_found_and_made_good(conversion, undisturbed, damage):
+    assert conversion.run("pwrite:8:KILL", "--resume").returncode == -signal.SIGKILL
+    what = DAMAGES[damage](partial_of(conversion), random.Random(damage))
+    assert_finished(conversion, undisturbed[2], conversion.run("", "--resume"), what)
+
+
+@pytest.mark.parametrize(
+    "options,says",
+    [
+        (("--seed", "7"), "seed.*7"),
+        (("--method", "copy"), "method.*(copy.*drop|drop.*copy)"),
+        (("--experts", "8"), "experts.*(8.*4|4.*8)"),
+        (("--max-shard-size", "6MB"), "max-shard-size"),
+        (("--ratio", "0.25"), "ratio.*0.25"),
+        (("--router-init", "uniform"), "router-init.*uniform"),
+    ],
+    ids=str,
+)
+def test_it_does_not_go_on_with_other_options(killed, options, says):
+    before = faults.contents(killed.out.parent)
+    assert_refused(killed.run("", "--resume", *options), says)
+    assert faults.contents(killed.out.parent) == before
+
+
+def test_it_goes_on_with_other_options_that_change_no_byte(killed, undisturbed):
+    assert_finished(killed, undisturbed[2], killed.run("", "--resume", "--threads", "1"))
+
+
+def test_it_does_not_go_on_with_another_source(killed, tmp_path):
+    source = shutil.copytree(killed.source, tmp_path / "source")
+    shard = source / "model-00001-of-00003.safetensors"
+    with shard.open("r+b") as file:
+        file.seek(-100, os.SEEK_END)
+        file.write(b"x" * 100)
+    killed.source = source
+    before = faults.contents(killed.out.parent)
+    assert_refused(killed.run("", "--resume"), "source|changed")
+    assert faults.contents(killed.out.parent) == before
+
+
+def test_without_a_word_it_neither_goes_on_nor_starts_anew(killed):
+    before = faults.contents(killed.out.parent)
+    assert_refused(killed.run(), "--resume.*--force|--force.*--resume")
+    assert faults.contents(killed.out.parent) == before
+
+
+def test_force_starts_anew(killed, undisturbed):
+    assert_finished(killed, undisturbed[2], killed.run("", "--force", "--seed", "0"))
+
+
+def test_an_error_leaves_what_a_resume_needs_only_if_one_was_asked_for(conversion, undisturbed):
+    assert conversion.run("pwrite:6:ENOSPC").returncode == FAILED
+    assert os.listdir(conversion.out.parent) == []
+    result = conversion.run("pwrite:6:ENOSPC", "--resume")
+    assert_refused(result, "No space left.*--resume|No space left")
+    assert os.listdir(conversion.out.parent) == [PARTIAL]
+    assert_finished(conversion, undisturbed[2], conversion.run("", "--resume"))
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
+def test_an_interrupt_leaves_what_a_resume_needs_only_if_one_was_asked_for(conversion, undisturbed, sent):
+    for options, left in (((), []), (("--resume",), [PARTIAL])):
+        process = conversion.start("pwrite:5:STOP", *options)
+        process.send_signal(sent)
+        process.send_signal(signal.SIGCONT)
+        _, message = process.communicate(timeout=60)
+        assert process.returncode == INTERRUPTED, message
+        assert re.search("upmoe: interrupted[^\n]*\n$", message)
+        assert ("--resume" in message) == bool(options)
+        assert os.listdir(conversion.out.parent) == left
+    assert_finished(conversion, undisturbed[2], conversion.run("", "--resume"))
+
+
+def test_two_runs_do_not_go_on_with_the_same_output(killed, undisturbed):
+    first = killed.start("pwrite:1:STOP", "--resume")
+    assert_refused(killed.run("", "--resume"), "another run")
+    first.send_signal(signal.SIGCONT)
+    _, message = first.communicate(timeout=60)
+    assert first.returncode == 0, message
+    assert faults.contents(killed.out) == undisturbed[2]
+
+
+def test_a_partial_folder_that_is_a_link_is_not_followed(conversion, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "thesis.tex").write_text("mine")
+    partial_of(conversion).symlink_to(elsewhere)
+    for option in ("--resume", "--force"):
+        assert_refused(conversion.run("", option), PARTIAL)
+        assert (elsewhere / "thesis.tex").read_text() == "mine"
+
+
+def test_a_journal_that_is_no_file_is_refused(killed):
+    journal = partial_of(killed) / JOURNAL
+    journal.unlink()
+    os.mkfifo(journal)
+    assert_refused(killed.run("", "--resume"), JOURNAL)
+
+
+def test_a_link_in_the_partial_folder_is_not_written_through(killed, undisturbed, tmp_path):
+    other = tmp_path / "other"
+    other.write_bytes(b"mine" * 1000)
+    shard = sorted(partial_of(killed).glob("*.safetensors"))[0]
+    shard.unlink()
+    shard.symlink_to(other)
+    result = killed.run("", "--resume")
+    assert other.read_bytes() == b"mine" * 1000
+    if result.returncode == 0:
+        assert_finished(killed, undisturbed[2], result)
+    else:
+        assert_refused(result, shard.name)

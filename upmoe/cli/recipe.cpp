@@ -1,0 +1,37 @@
+#include "upmoe/cli/recipe.h"
+
+#include <toml++/toml.h>
+
+namespace upmoe::cli {
+namespace {
+
+std::string value_text(const toml::node& node, const std::string& key, const std::string& where) {
+  if (const auto text = node.value_exact<std::string>()) return *text;
+  if (const auto number = node.value_exact<std::int64_t>()) return std::to_string(*number);
+  if (const auto number = node.value_exact<double>()) return fmt::format("{}", *number);
+  if (const auto flag = node.value_exact<bool>()) return *flag ? "true" : "false";
+  throw UsageError(
+      fmt::format("{}: the value of '{}' is neither text, a number, true nor false", where, printable(key)));
+}
+
+}  // namespace
+
+Values parse_recipe(std::string_view text, std::string_view where, const std::vector<std::string>& known) {
+  const std::string shown = printable(where);
+  Values out;
+  try {
+    for (const auto& [key, node] : toml::parse(text)) {
+      const std::string name(key.str());
+      if (std::ranges::find(known, name) == known.end())
+        throw UsageError(fmt::format("{}: there is no option '{}'; there are: {}{}", shown, printable(name),
+                                     join(known), guess(name, known)));
+      out[name] = value_text(node, name, shown);
+    }
+  } catch (const toml::parse_error& error) {
+    throw UsageError(
+        fmt::format("{}: line {}: {}", shown, error.source().begin.line, printable(error.description())));
+  }
+  return out;
+}
+
+}  // namespace upmoe::cli
