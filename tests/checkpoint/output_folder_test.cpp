@@ -181,6 +181,41 @@ TEST_F(OutputFolderTest, ClearsWhatAKilledRunHasLeftWhenAskedTo) {
   EXPECT_FALSE(fs::exists(temp_ / "out" / "stale"));
 }
 
+TEST_F(OutputFolderTest, GoesOnInWhatAnEarlierRunHasLeft) {
+  write_file(temp_ / "out.upmoe-partial" / "file", "half");
+  OutputFolder output(temp_ / "out", false, OutputFolder::Leftover::resume);
+  EXPECT_EQ(read_file(output.partial() / "file"), "half");
+  output.commit();
+  EXPECT_EQ(temp_.names(), Names{"out"});
+}
+
+TEST_F(OutputFolderTest, LeavesThePartialFolderWhenItIsToKeepIt) {
+  {
+    OutputFolder output(temp_ / "a" / "out", false, OutputFolder::Leftover::resume);
+    write_file(output.partial() / "file", "half");
+    output.keep();
+  }
+  EXPECT_EQ(read_file(temp_ / "a" / "out.upmoe-partial" / "file"), "half");
+  {
+    OutputFolder output(temp_ / "a" / "out", false, OutputFolder::Leftover::resume);
+    output.keep();
+    output.keep(false);
+  }
+  EXPECT_FALSE(fs::exists(temp_ / "a" / "out.upmoe-partial"));
+}
+
+TEST_F(OutputFolderTest, IsSharedByThoseWhoWantTo) {
+  using enum OutputFolder::Leftover;
+  OutputFolder first(temp_ / "out", false, share), second(temp_ / "out", false, share);
+  first.keep();
+  second.keep();
+  for (const auto leftover : {refuse, resume})
+    EXPECT_TRUE(
+        fails_with([&] { OutputFolder third(temp_ / "out", true, leftover); }, {"/out", "another run"}));
+  second.commit();
+  EXPECT_EQ(temp_.names(), Names{"out"});
+}
+
 TEST_F(OutputFolderTest, KeepsASecondRunAway) {
   OutputFolder first(temp_ / "out", false);
   write_file(first.partial() / "config.json", "first");

@@ -5,8 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
+#include "tests/fails_with.h"
 #include "tests/temp_folder.h"
 #include "tests/tiny.h"
 #include "upmoe/base/error.h"
@@ -152,6 +155,130 @@ TEST_F(Conversion, LeavesNothingBehindWhenItFailsInTheMiddle) {
   plan.files.front().name = "no-such-folder/model.safetensors";  // cannot be created
   EXPECT_THROW(convert(plan, folder_.path() / "out", {.threads = 2}), Error);
   EXPECT_EQ(here(), std::vector<std::string>{"dense"});
+}
+
+// Cancelled after each number of blocks in turn, damaged as a power cut could, and gone on with.
+TEST_F(Conversion, GoesOnToTheSameBytesWhereverItWasStopped) {
+  test::make_tiny_llama(folder_ / "dense", {.layers = 3, .hidden = 64, .ffn = 9'000});
+  ConvertRequest request = this->request();
+  request.max_shard_bytes = 10'000'000;
+  const auto expected = made(request, 2, "whole");
+  const fs::path partial = folder_ / "out.upmoe-partial";
+  std::uint64_t blocks = 0;
+  convert(make_plan(request), folder_ / "count", {.progress = [&](auto, auto) { ++blocks; }});
+  ASSERT_GT(blocks, 10u);
+  for (std::uint64_t stop = 1; stop < blocks; ++stop) {
+    std::atomic<bool> cancelled = false;
+    std::uint64_t done = 0;
+    const auto count = [&](auto, auto) { cancelled = ++done >= stop; };
+    EXPECT_TRUE(test::fails_with<Interrupted>(
+        [&] {
+          convert(make_plan(request), folder_ / "out",
+                  {.threads = 2, .cancelled = &cancelled, .progress = count, .resume = true});
+        },
+        {"interrupted"}));
+    EXPECT_FALSE(fs::exists(folder_ / "out"));
+    if (fs::exists(partial) && stop % 2 == 0)
+      for (const auto& entry : fs::directory_iterator(partial))
+        if (entry.path().extension() == ".safetensors") {
+          std::fstream file(entry.path());
+          file.seekp(static_cast<std::streamoff>(stop * 4096));
+          file.write("torn", 4);
+        }
+    convert(make_plan(request), folder_ / "out", {.threads = 2, .resume = true});
+    EXPECT_TRUE(files_of(folder_ / "out") == expected) << "stopped after " << stop << " blocks";
+    fs::remove_all(folder_ / "out");
+    EXPECT_FALSE(fs::exists(partial));
+  }
+}
+
+TEST_F(Conversion, KeepsWhatIsStillWhatTheJournalSays) {
+  test::make_tiny_llama(folder_ / "dense", {.layers = 3, .hidden = 64, .ffn = 9'000});
+  ConvertRequest request = this->request();
+  const std::uint64_t total = make_plan(request).file_bytes;
+  std::atomic<bool> cancelled = false;
+  EXPECT_THROW(convert(make_plan(request), folder_ / "out",
+                       {.cancelled = &cancelled,
+                        .progress = [&](std::uint64_t done, auto) { cancelled = done > total * 2 / 3; },
+                        .resume = true}),
+               Interrupted);
+  const Converted again = convert(make_plan(request), folder_ / "out", {.resume = true});
+  EXPECT_GT(again.run.bytes_kept, 0u);
+  EXPECT_EQ(again.run.bytes_kept + again.run.bytes_written, total);
+}
+
+TEST_F(Conversion, RefusesToGoOnWithSomethingElseAndTouchesNothing) {
+  test::make_tiny_llama(folder_ / "dense", {.layers = 3, .hidden = 64, .ffn = 12'000});
+  std::atomic<bool> cancelled = false;
+  std::uint64_t done = 0;
+  const auto stop = [&](auto, auto) { cancelled = ++done > 18; };
+  EXPECT_THROW(convert(make_plan(request()), folder_ / "out",
+                       {.cancelled = &cancelled, .progress = stop, .resume = true}),
+               Interrupted);
+  const auto left = files_of(folder_ / "out.upmoe-partial");
+  ASSERT_TRUE(left.contains("upmoe-journal"));
+  ConvertRequest other = request();
+  other.method_options = {{"ratio", "0.25"}};
+  EXPECT_TRUE(test::fails_with([&] { convert(make_plan(other), folder_ / "out", {.resume = true}); },
+                               {"--ratio was 0.5 and is 0.25 now"}));
+  const fs::path weights = folder_ / "dense" / "model.safetensors";
+  fs::last_write_time(weights, fs::last_write_time(weights) + std::chrono::seconds(1));
+  EXPECT_TRUE(test::fails_with([&] { convert(make_plan(request()), folder_ / "out", {.resume = true}); },
+                               {"source model.safetensors modified was"}));
+  EXPECT_TRUE(test::fails_with(
+      [&] { convert(make_plan(request()), folder_ / "out", {.rank = {.rank = 0, .ranks = 2}}); },
+      {"ranks was 1 and is 2 now"}));
+  EXPECT_TRUE(files_of(folder_ / "out.upmoe-partial") == left);
+}
+
+TEST_F(Conversion, IsTheSameWhenRanksShareIt) {
+  ConvertRequest request = this->request();
+  request.max_shard_bytes = 20'000;
+  const auto expected = made(request, 2, "alone");
+  for (const std::size_t ranks : {2, 3, 100}) {
+    std::vector<std::size_t> missing;
+    for (std::size_t r = ranks; r-- > 0;) {
+      EXPECT_FALSE(fs::exists(folder_ / "out"));
+      missing = convert(make_plan(request), folder_ / "out", {.rank = {.rank = r, .ranks = ranks}}).missing;
+      EXPECT_EQ(missing.size(), r);
+      for (std::size_t i = 0; i < r; ++i) EXPECT_EQ(missing[i], i);
+    }
+    EXPECT_TRUE(files_of(folder_ / "out") == expected) << ranks;
+    fs::remove_all(folder_ / "out");
+  }
+}
+
+TEST_F(Conversion, IsCompletedOnceWhenAllRanksFinishTogether) {
+  ConvertRequest request = this->request();
+  request.max_shard_bytes = 20'000;
+  const auto expected = made(request, 2, "alone");
+  constexpr std::size_t kRanks = 4;
+  for (int round = 0; round < 10; ++round) {
+    std::atomic<int> complete = 0;
+    {
+      std::vector<std::jthread> ranks;
+      for (std::size_t r = 0; r < kRanks; ++r)
+        ranks.emplace_back([&, r] {
+          const Converted done =
+              convert(make_plan(request), folder_ / "out", {.rank = {.rank = r, .ranks = kRanks}});
+          complete += done.missing.empty() ? 1 : 0;
+        });
+    }
+    EXPECT_GE(complete, 1);
+    EXPECT_TRUE(files_of(folder_ / "out") == expected);
+    EXPECT_FALSE(fs::exists(folder_ / "out.upmoe-partial"));
+    fs::remove_all(folder_ / "out");
+  }
+}
+
+TEST_F(Conversion, SaysThatRanksDisagree) {
+  ConvertRequest request = this->request();
+  request.max_shard_bytes = 20'000;
+  convert(make_plan(request), folder_ / "out", {.rank = {.rank = 0, .ranks = 2}});
+  request.seed = 1;
+  EXPECT_TRUE(test::fails_with(
+      [&] { convert(make_plan(request), folder_ / "out", {.rank = {.rank = 1, .ranks = 2}}); },
+      {"upmoe-journal-0-of-2", "--seed was 0 and is 1 now"}));
 }
 
 TEST_F(Conversion, ReportsItsProgressUpToTheWholeFile) {

@@ -1,9 +1,11 @@
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstring>
 
 #include "tests/fails_with.h"
@@ -64,11 +66,32 @@ TEST(MappedFile, KeepsItsBytesWhenTheFileIsReplaced) {
   EXPECT_EQ(text_of(file), "old");
 }
 
+TEST(MappedFile, SaysThatTheFileBecameShorterInsteadOfDyingOfIt) {
+  const TempFolder folder;
+  const std::string text(100'000, 'x');
+  const MappedFile file(write_file(folder / "f", text)), other(write_file(folder / "other", text));
+  EXPECT_EQ(text_of(file), text);
+  file.require_intact();
+  std::filesystem::resize_file(folder / "f", 10);
+  EXPECT_EQ(std::to_integer<char>(file.bytes()[50'000]), '\0');
+  EXPECT_TRUE(fails_with([&] { file.require_intact(); }, {"/f", "became shorter than 100000 bytes"}));
+  EXPECT_EQ(text_of(other), text);
+  other.require_intact();
+}
+
+TEST(MappedFile, LeavesABusErrorThatIsNotItsOwnToBeDeath) {
+  const TempFolder folder;
+  const MappedFile file(write_file(folder / "f", "text"));  // the handler is there
+  const FileDescriptor plain = open_regular_file(write_file(folder / "g", ""));
+  void* const page = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, plain.get(), 0);
+  ASSERT_NE(page, MAP_FAILED);
+  EXPECT_EXIT(static_cast<void>(*static_cast<volatile char*>(page)), testing::KilledBySignal(SIGBUS), "");
+}
+
 TEST(MappedFile, CanBeReadAfterItsPagesAreReleased) {
   const TempFolder folder;
   const std::string text(100'000, 'x');
   const MappedFile file(write_file(folder / "f", text));
-  will_need(file.bytes());
   release(file.bytes().subspan(5, 50'000));
   release({});
   EXPECT_EQ(text_of(file), text);

@@ -20,7 +20,7 @@ struct UsageError : Error {
 
 // The user asked us to stop (Ctrl-C). Unwinds like an error, so that destructors clean up.
 struct Interrupted : Error {
-  Interrupted() : Error("interrupted") {}
+  explicit Interrupted(const std::string& what = "interrupted; nothing was left behind") : Error(what) {}
 };
 
 template <class... Args>

@@ -73,6 +73,7 @@ void DenseModel::take_weights() {
     const bool same = head->second.info->dtype == embedding.info->dtype &&
                       head->second.info->shape == embedding.info->shape &&
                       std::ranges::equal(head->second.data(), embedding.data());
+    files_.require_intact();
     require(same,
             "{}: tie_word_embeddings is true, but lm_head.weight is not the embedding: readers disagree on "
             "which counts; "

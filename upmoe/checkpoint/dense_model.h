@@ -24,6 +24,7 @@ class DenseModel {
   const DenseConfig& config() const { return config_; }
   const std::string& config_text() const { return config_text_; }  // config.json, byte for byte
   const std::vector<Weight>& weights() const { return weights_; }  // in the order of the model
+  const Weights& files() const { return files_; }
   const Weight& matrix(std::int64_t layer, Matrix matrix) const;
   const Weight& ffn_norm(std::int64_t layer) const;
   std::uint64_t data_bytes() const;

@@ -48,6 +48,14 @@ class Weights {
   // By name, sorted.
   const std::map<std::string, Entry, std::less<>>& entries() const { return entries_; }
   std::size_t num_shards() const { return files_.size(); }
+  const std::vector<SafetensorsFile>& files() const { return files_; }
+  std::size_t file_number(const Entry& entry) const {
+    return static_cast<std::size_t>(entry.file - files_.data());
+  }
+  // After reading data of entries: throws if a file became shorter meanwhile.
+  void require_intact() const {
+    for (const SafetensorsFile& file : files_) file.require_intact();
+  }
   const std::vector<std::string>& shard_names() const { return names_; }
 
  private:

@@ -86,7 +86,7 @@ void check_output(const fs::path& place, const fs::path& source, bool replace) {
 OutputFolder::OutputFolder(const fs::path& place) : place_(resolved(place)), partial_(partial_of(place_)) {}
 
 // In two steps, so that an error finds a destructor that removes what has been made so far.
-OutputFolder::OutputFolder(const fs::path& place, bool replace) : OutputFolder(place) {
+OutputFolder::OutputFolder(const fs::path& place, bool replace, Leftover leftover) : OutputFolder(place) {
   replace_ = replace;
   check_place(place_, replace);
   for (fs::path parent = place_.parent_path(); !is_there(parent); parent = parent.parent_path())
@@ -95,26 +95,29 @@ OutputFolder::OutputFolder(const fs::path& place, bool replace) : OutputFolder(p
   fs::create_directories(place_.parent_path(), error);
   require(!error, "{}: cannot make the folder: {}", shown(place_.parent_path()), error.message());
 
+  const bool share = leftover == Leftover::share;
   const bool is_new = fs::create_directory(partial_, error);
   require(!error, "{}: cannot make the folder: {}", shown(partial_), error.message());
   lock_ = FileDescriptor(::open(partial_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
   require(lock_.get() >= 0, "{}: cannot open: {}", shown(partial_), std::strerror(errno));
-  if (::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+  if (::flock(lock_.get(), (share ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
     const int reason = errno;
     lock_ = FileDescriptor(-1);
     require(reason != EWOULDBLOCK, "{}: another run is writing this output", shown(place_));
     fail("{}: cannot lock: {}", shown(partial_), std::strerror(reason));
   }
-  if (is_new) return;
+  if (is_new || leftover != Leftover::refuse) return;
   if (!replace) {
     lock_ = FileDescriptor(-1);
-    fail("{}: left behind by a run that was killed; delete it, or pass --force", shown(partial_));
+    fail("{}: left behind by a run that was killed; go on with --resume, or start anew with --force",
+         shown(partial_));
   }
   for (const fs::directory_entry& entry : fs::directory_iterator(partial_)) fs::remove_all(entry.path());
 }
 
 OutputFolder::~OutputFolder() {
   std::error_code ignored;  // nothing better can be done here than to have tried
+  if (keep_) return;
   if (lock_.get() >= 0) fs::remove_all(partial_, ignored);
   if (made_parent_.empty()) return;
   for (fs::path parent = place_.parent_path(); fs::remove(parent, ignored) && parent != made_parent_;)

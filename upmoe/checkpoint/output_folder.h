@@ -11,14 +11,21 @@ namespace upmoe {
 // trace. While it lives, a lock on the partial folder keeps a second run away.
 class OutputFolder {
  public:
-  // With `replace` an existing checkpoint folder of that name is replaced at commit(), and the partial folder
-  // of a killed run is removed; without, both are errors. What isn't a checkpoint folder is never replaced.
-  OutputFolder(const std::filesystem::path& place, bool replace);
+  // What to do with the partial folder of an earlier run: nothing (an error, but with `replace` it is
+  // emptied); go on in it; or be one of several processes that write into it together.
+  enum class Leftover { refuse, resume, share };
+
+  // With `replace` an existing checkpoint folder of that name is replaced at commit(); without, it is an
+  // error. What isn't a checkpoint folder is never replaced.
+  OutputFolder(const std::filesystem::path& place, bool replace, Leftover leftover = Leftover::refuse);
   ~OutputFolder();
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
 
   const std::filesystem::path& partial() const { return partial_; }
+
+  // From here on the partial folder stays when there is no commit(): for a later run to go on, or for others.
+  void keep(bool yes = true) { keep_ = yes; }
 
   // Makes it durable and gives it its name. All files in it must be durable already.
   void commit();
@@ -27,7 +34,7 @@ class OutputFolder {
   explicit OutputFolder(const std::filesystem::path& place);
 
   std::filesystem::path place_, partial_, made_parent_;  // made_parent_: topmost folder that we had to make
-  bool replace_ = false;
+  bool replace_ = false, keep_ = false;
   FileDescriptor lock_{-1};
 };
 

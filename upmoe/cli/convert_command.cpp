@@ -13,6 +13,7 @@
 #include "upmoe/cli/hub.h"
 #include "upmoe/cli/interrupt.h"
 #include "upmoe/cli/progress_bar.h"
+#include "upmoe/cli/ranks.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/convert/convert.h"
 #include "upmoe/convert/disk_rate.h"
@@ -42,7 +43,9 @@ struct ConvertOptions {
   std::int64_t seed = 0;
   std::string max_shard_size = "5GB";
   std::int64_t threads = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
-  bool keep_tied = false, dry_run = false, force = false;
+  std::string ranks = "1";
+  std::int64_t rank = -1;
+  bool keep_tied = false, resume = false, reflink = false, dry_run = false, force = false;
   void visit(auto&& field) {
     field(method, "method", "what the experts are made of");
     field(experts, "experts", "experts in each layer");
@@ -52,8 +55,12 @@ struct ConvertOptions {
     field(seed, "seed", "every random draw follows from it");
     field(max_shard_size, "max-shard-size", "tensor data in one file at most: 5GB, 512MiB ...");
     field(threads, "threads", "workers, of which 14 at most are used; the bytes do not depend on how many");
+    field(ranks, "ranks", "processes that share the work, file by file; auto: as torchrun, Slurm or MPI say");
+    field(rank, "rank", "which of them this is, from 0 on");
     field(keep_tied, "keep-tied",
           "leave a tied head tied, instead of writing it out for readers that cannot tie");
+    field(resume, "resume", "go on with what a killed run has left, and leave such when this one is stopped");
+    field(reflink, "reflink", "let equal experts share their place on the disk, where the file system can");
     field(dry_run, "dry-run", "print the plan and write nothing");
     field(force, "force", "replace an existing output; do what upmoe advises against");
   }
@@ -122,6 +129,27 @@ std::uint64_t peak_memory() {
   return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
 }
 
+void print_outcome(const Converted& converted, const ConvertOptions& options, const RankOf& rank,
+                   double seconds) {
+  const RunRecord& run = converted.run;
+  if (run.bytes_kept > 0)
+    fmt::print("kept        {} that an earlier run had written, read back and checked\n",
+               human_bytes(run.bytes_kept));
+  if (!run.reflink_refused.empty())
+    fmt::print("reflink     not on this file system ({}): everything was written\n", run.reflink_refused);
+  else if (options.reflink)
+    fmt::print("reflink     {} share the place of what was written once, {} were written\n",
+               human_bytes(run.bytes_shared), human_bytes(run.bytes_written));
+  const auto bytes = static_cast<double>(run.bytes_kept + run.bytes_written + run.bytes_shared);
+  fmt::print("done        {:.2f} s, {}/s, {} of memory at the peak\n", seconds,
+             human_bytes(static_cast<std::uint64_t>(bytes / seconds)), human_bytes(peak_memory()));
+  if (converted.missing.empty()) return;
+  std::vector<std::string> missing;
+  for (const std::size_t other : converted.missing) missing.push_back(std::to_string(other));
+  fmt::print("missing     rank {} of {} is done, not yet done: {}; who finishes last completes the output\n",
+             rank.rank, rank.ranks, join(missing));
+}
+
 // Positionals win over the recipe; one of the two alone would be a riddle.
 void take_places(Arguments& arguments, Values& values) {
   const auto take_one = [&](const char* key, std::string& place) {
@@ -173,6 +201,7 @@ int run(Arguments& arguments) {
   const ConvertOptions options = parse<ConvertOptions>(take(values, describe<ConvertOptions>()), "convert");
   if (options.threads < 1 || options.threads > 4096)
     throw UsageError(fmt::format("--threads is {}, expected 1 to 4096", options.threads));
+  const RankOf rank = find_rank(options.ranks, options.rank);
   ConvertRequest request = request_of(arguments, values, options);
   const Source source = find_source(request.source);
   request.folder = source.folder;
@@ -188,17 +217,19 @@ int run(Arguments& arguments) {
   std::fflush(stdout);
   const std::atomic<bool>& interrupted = catch_interrupts();
   const auto start = std::chrono::steady_clock::now();
+  Converted converted;
   {
     ProgressBar bar("writing");
-    convert(plan, arguments.output,
-            {.threads = static_cast<std::size_t>(options.threads),
-             .cancelled = &interrupted,
-             .progress = [&](auto done, auto total) { bar.update(done, total); }});
+    converted = convert(plan, arguments.output,
+                        {.threads = static_cast<std::size_t>(options.threads),
+                         .cancelled = &interrupted,
+                         .progress = [&](auto done, auto total) { bar.update(done, total); },
+                         .resume = options.resume,
+                         .rank = rank,
+                         .reflink = options.reflink});
   }
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  fmt::print("done        {:.2f} s, {}/s, {} of memory at the peak\n", seconds,
-             human_bytes(static_cast<std::uint64_t>(static_cast<double>(plan.file_bytes) / seconds)),
-             human_bytes(peak_memory()));
+  print_outcome(converted, options, rank,
+                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   return kOk;
 }
 

@@ -114,8 +114,8 @@ int main(int argc, char** argv) {
     const int code = cli::run(argc, argv);
     require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "cannot write to standard output");
     return code;
-  } catch (const Interrupted&) {
-    say("interrupted; nothing was left behind");
+  } catch (const Interrupted& interrupted) {
+    say(interrupted.what());
     return cli::kInterrupted;
   } catch (const UsageError& error) {
     say(error.what());

@@ -5,6 +5,7 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
+#include "upmoe/convert/schedule.h"
 #include "upmoe/io/block_file.h"
 #include "upmoe/router_init/registry.h"
 #include "upmoe/target/registry.h"
@@ -133,7 +134,7 @@ void forecast(Plan& plan) {
   const auto count = [](const TensorInfo& info) {
     return info.bytes() * 8 / static_cast<std::uint64_t>(bits(info.dtype));
   };
-  std::uint64_t experts = 0, headers = 0, largest = 0;
+  std::uint64_t experts = 0, headers = 0;
   for (const PlannedFile& file : plan.files) {
     headers += file.header.size();
     for (const PlannedTensor& tensor : file.tensors) {
@@ -141,13 +142,11 @@ void forecast(Plan& plan) {
       if (tensor.origin.kind == Origin::Kind::expert) experts += count(tensor.info);
     }
   }
-  for (const DenseModel::Weight& weight : plan.source.weights())
-    if (weight.is.role == Role::matrix) largest = std::max(largest, weight.stored.info->bytes());
   const auto E = static_cast<std::uint64_t>(plan.shape.experts),
              K = static_cast<std::uint64_t>(plan.shape.per_token);
   plan.active_parameters = plan.parameters - experts / E * (E - K);
-  // The program and its plan, the block buffers, and two dense matrices: one in use and the next.
-  plan.peak_memory = (24u << 20) + 4 * headers + kPoolBlocks * kBlockBytes + 2 * largest;
+  // The program and its plan, the block buffers, and what of the source is in memory at a time.
+  plan.peak_memory = (24u << 20) + 4 * headers + (kPoolBlocks + num_slots(plan)) * kBlockBytes;
 }
 
 }  // namespace

@@ -1,10 +1,15 @@
 #include "upmoe/convert/record.h"
 
+#include <fmt/chrono.h>
+
+#include <ctime>
 #include <nlohmann/json.hpp>
 
+#include "upmoe/base/error.h"
 #include "upmoe/base/hash.h"
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/index.h"
+#include "upmoe/checkpoint/json.h"
 
 namespace upmoe {
 namespace {
@@ -41,6 +46,14 @@ std::vector<Setting> settings(const Plan& plan) {
   if (request.keep_tied) out.push_back({"keep-tied", "true", false});
   if (request.force && !plan.router_init->danger().empty()) out.push_back({"force", "true", false});
   return out;
+}
+
+// ISO 8601, to the nanosecond: a person compares two of them.
+std::string time_text(std::int64_t nanoseconds) {
+  const std::time_t seconds = nanoseconds / 1'000'000'000;
+  std::tm parts{};
+  ::gmtime_r(&seconds, &parts);
+  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:09}Z", parts, nanoseconds % 1'000'000'000);
 }
 
 std::string toml_text(const std::string& text) { return nlohmann::json(printable(text)).dump(); }
@@ -84,7 +97,8 @@ std::string recipe_toml(const Plan& plan) {
   return out;
 }
 
-std::string manifest_json(const Plan& plan, const RunRecord& run, const std::vector<SideFile>& side_files) {
+std::string manifest_json(const Plan& plan, const TensorHashes& hashes,
+                          const std::vector<SideFile>& side_files) {
   Json options;
   for (const Setting& setting : settings(plan)) options[setting.name] = option_json(setting);
   Json source = {{"name", public_source(plan)},
@@ -92,12 +106,12 @@ std::string manifest_json(const Plan& plan, const RunRecord& run, const std::vec
                  {"parameters", plan.source.parameters()},
                  {"config_xxh3", hex(xxh3(plan.source.config_text()))},
                  {"tensors", Json::object()}};
-  for (const auto& [name, hash] : run.source) source["tensors"][name] = hex(hash);
+  for (const auto& [name, hash] : hashes.source) source["tensors"][name] = hex(hash);
   Json output = {{"parameters", plan.parameters},
                  {"active_parameters", plan.active_parameters},
                  {"bytes", plan.data_bytes},
                  {"tensors", Json::object()}};
-  for (const auto& [name, hash] : run.output) output["tensors"][name] = hex(hash);
+  for (const auto& [name, hash] : hashes.output) output["tensors"][name] = hex(hash);
   Json carried = Json::array(), changed = Json::array();
   for (const SideFile& file : side_files) (file.changed ? changed : carried).push_back(file.name);
   return Json({{"upmoe", kVersion},
@@ -112,6 +126,35 @@ std::string manifest_json(const Plan& plan, const RunRecord& run, const std::vec
                {"output", output}})
              .dump(1) +
          "\n";
+}
+
+std::string journal_head(const Plan& plan, std::size_t ranks) {
+  Json options, source = {{"config.json", hex(xxh3(plan.source.config_text()))}};
+  for (const Setting& setting : settings(plan)) options[setting.name] = option_json(setting);
+  for (const SafetensorsFile& file : plan.source.files().files())
+    source[file.path().filename().string()] = {{"bytes", file.identity().bytes},
+                                               {"modified", time_text(file.identity().modified)},
+                                               {"header", hex(xxh3(file.header()))}};
+  return Json({{"upmoe", kVersion}, {"options", options}, {"ranks", ranks}, {"source", source}}).dump();
+}
+
+std::string hashes_json(const TensorHashes& hashes) {
+  Json out = {{"output", Json::object()}, {"source", Json::object()}};
+  for (const auto& [name, hash] : hashes.output) out["output"][name] = hash;
+  for (const auto& [name, hash] : hashes.source) out["source"][name] = hash;
+  return out.dump() + "\n";
+}
+
+TensorHashes parse_hashes(std::string_view text, std::string_view where) {
+  const nlohmann::json json = parse_json_object(text, where);
+  TensorHashes out;
+  try {
+    json.at("output").get_to(out.output);
+    json.at("source").get_to(out.source);
+  } catch (const nlohmann::json::exception& error) {
+    fail("{}: does not hold the hashes of a rank: {}", printable(where), printable(error.what()));
+  }
+  return out;
 }
 
 std::string model_card(const Plan& plan, std::string_view source_card) {

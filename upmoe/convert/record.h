@@ -3,7 +3,7 @@
 #include <vector>
 
 #include "upmoe/checkpoint/side_files.h"
-#include "upmoe/convert/run.h"
+#include "upmoe/convert/block_maker.h"
 
 namespace upmoe {
 
@@ -13,10 +13,18 @@ inline constexpr const char* kVersion = UPMOE_VERSION;
 // it, so the same conversion writes the same bytes.
 std::string config_json(const Plan& plan);  // config.json
 std::string index_json(const Plan& plan);   // model.safetensors.index.json
-std::string manifest_json(const Plan& plan, const RunRecord& run,
+std::string manifest_json(const Plan& plan, const TensorHashes& hashes,
                           const std::vector<SideFile>& side_files);      // upmoe.json: docs/formats.md
 std::string recipe_toml(const Plan& plan);                               // upmoe-recipe.toml: does it again
 std::string model_card(const Plan& plan, std::string_view source_card);  // README.md
+
+// One line that says what a run's bytes follow from: the options, and the source as it is now. Two runs with
+// the same line can go on with each other's work. `ranks`: how many processes share the work.
+std::string journal_head(const Plan& plan, std::size_t ranks);
+
+// The hashes of one of several processes, for the one that finishes last.
+std::string hashes_json(const TensorHashes& hashes);
+TensorHashes parse_hashes(std::string_view text, std::string_view where);
 
 // The command that makes this output, without its places.
 std::string command_line(const Plan& plan);

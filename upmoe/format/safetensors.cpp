@@ -222,6 +222,17 @@ void check_layout(const SafetensorsHeader& header, std::uint64_t file_bytes, std
                                                       : "what follows the last tensor is not ours to read");
 }
 
+SafetensorsHeader header_of(const MappedFile& file) {
+  try {
+    SafetensorsHeader header = parse_safetensors(file.bytes(), file.path().string());
+    file.require_intact();
+    return header;
+  } catch (const Error&) {
+    file.require_intact();  // which then is the reason
+    throw;
+  }
+}
+
 }  // namespace
 
 std::string shape_text(std::span<const std::int64_t> shape) {
@@ -261,7 +272,7 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> whole, std::strin
 }
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
-    : file_(path), header_(parse_safetensors(file_.bytes(), path.string())) {}
+    : file_(path), header_(header_of(file_)) {}
 
 std::string safetensors_header(std::span<const TensorInfo> tensors) {
   std::string json = R"({"__metadata__":{"format":"pt"})";

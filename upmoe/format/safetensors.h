@@ -46,10 +46,20 @@ class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);
 
+  const std::filesystem::path& path() const { return file_.path(); }
+  const FileIdentity& identity() const { return file_.identity(); }  // when the header was read
+  std::string_view header() const {                                  // its bytes: length and JSON
+    return {reinterpret_cast<const char*>(file_.bytes().data()), header_.data_begin};
+  }
   const std::vector<TensorInfo>& tensors() const { return header_.tensors; }
   std::span<const std::byte> data(const TensorInfo& tensor) const {
-    return file_.bytes().subspan(header_.data_begin + tensor.begin, tensor.bytes());
+    return file_.bytes().subspan(data_begin(tensor), tensor.bytes());
   }
+  std::uint64_t data_begin(const TensorInfo& tensor) const {  // from the start of the file
+    return header_.data_begin + tensor.begin;
+  }
+  // After reading data(): throws if the file became shorter meanwhile.
+  void require_intact() const { file_.require_intact(); }
 
  private:
   MappedFile file_;

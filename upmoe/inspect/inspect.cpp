@@ -273,6 +273,7 @@ Inspection inspect(const std::filesystem::path& path, std::int64_t rows, std::si
     out.fused = moe.stacked();
     out.tied = config.value("tie_word_embeddings", false);
     look_at_experts(out, moe, rows, threads);
+    weights.require_intact();
     const std::int64_t idle =
         (out.num_experts - out.top_k) * 3 * out.expert_size * out.hidden_size * out.num_layers;
     out.active_parameters -= static_cast<std::uint64_t>(idle);

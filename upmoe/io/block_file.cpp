@@ -1,10 +1,14 @@
 #include "upmoe/io/block_file.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 
@@ -14,28 +18,47 @@
 namespace upmoe {
 namespace {
 
-constexpr int kCreate = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
-
-FileDescriptor create(const std::filesystem::path& path, bool& direct) {
+FileDescriptor open(const std::filesystem::path& path, BlockFile::Open how, bool& direct) {
+  const bool is_new = how == BlockFile::Open::create;
+  const int flags = O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | (is_new ? O_EXCL : 0);
   direct = true;
-  int fd = ::open(path.c_str(), kCreate | O_DIRECT, 0666);
+  int fd = ::open(path.c_str(), flags | O_DIRECT, 0666);
   if (fd < 0 && errno == EINVAL) {  // tmpfs and others refuse direct I/O
     direct = false;
-    ::unlink(path.c_str());  // some have created it all the same
-    fd = ::open(path.c_str(), kCreate, 0666);
+    if (is_new) ::unlink(path.c_str());  // some have created it all the same
+    fd = ::open(path.c_str(), flags, 0666);
   }
   require(fd >= 0, "{}: cannot create: {}", printable(path.string()), std::strerror(errno));
   return FileDescriptor(fd);
 }
 
+// 0, or what errno says.
+int clone_range(int fd, std::uint64_t from, std::uint64_t to, std::uint64_t bytes) {
+  const file_clone_range range{fd, from, bytes, to};
+  return ::ioctl(fd, FICLONERANGE, &range) == 0 ? 0 : errno;
+}
+
+std::uint64_t aligned(std::uint64_t size) {
+  return (size + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+}
+
 }  // namespace
 
-BlockFile::BlockFile(const std::filesystem::path& path, std::uint64_t bytes)
-    : path_(path), bytes_(bytes), file_(create(path, direct_)) {
+BlockFile::BlockFile(const std::filesystem::path& path, std::uint64_t bytes, Open how, bool reserve)
+    : path_(path), bytes_(bytes), file_(open(path, how, direct_)) {
   // Asked first: ext4 fills the disk to the last block before it says that a reservation is too large.
   struct statvfs disk {};
-  const bool known = ::fstatvfs(file_.get(), &disk) == 0 && disk.f_blocks > 0;
-  const std::uint64_t free = std::uint64_t{disk.f_bavail} * disk.f_frsize;
+  struct stat there {};
+  const bool known =
+      ::fstatvfs(file_.get(), &disk) == 0 && disk.f_blocks > 0 && ::fstat(file_.get(), &there) == 0;
+  require(!known || S_ISREG(there.st_mode), "{}: not a regular file", printable(path.string()));
+  if (!reserve) {
+    require(::ftruncate(file_.get(), static_cast<off_t>(bytes)) == 0, "{}: cannot set its size: {}",
+            printable(path.string()), std::strerror(errno));
+    return;
+  }
+  const std::uint64_t free =
+      std::uint64_t{disk.f_bavail} * disk.f_frsize + static_cast<std::uint64_t>(there.st_blocks) * 512;
   require(!known || bytes <= free, "{}: cannot reserve {}: {} are free", printable(path.string()),
           human_bytes(bytes), human_bytes(free));
   const bool reserved = bytes == 0 || ::fallocate(file_.get(), 0, 0, static_cast<off_t>(bytes)) == 0;
@@ -47,7 +70,7 @@ BlockFile::BlockFile(const std::filesystem::path& path, std::uint64_t bytes)
 void BlockFile::write(std::uint64_t at, std::span<std::byte> block) {
   std::size_t size = block.size();
   if (direct_) {
-    size = (size + kBlockAlignment - 1) / kBlockAlignment * kBlockAlignment;
+    size = aligned(size);
     std::memset(block.data() + block.size(), 0, size - block.size());
   }
   for (std::size_t done = 0; done < size;) {
@@ -77,11 +100,43 @@ void BlockFile::write(std::uint64_t at, std::span<std::byte> block) {
   }
 }
 
+bool BlockFile::read(std::uint64_t at, std::span<std::byte> block) const {
+  const std::size_t size = direct_ ? aligned(block.size()) : block.size();
+  for (std::size_t done = 0; done < block.size();) {
+    const ssize_t got = ::pread(file_.get(), block.data() + done, size - done, static_cast<off_t>(at + done));
+    if (got < 0 && errno == EINTR) continue;
+    require(got >= 0, "{}: cannot read at byte {}: {}", printable(path_.string()), at + done,
+            std::strerror(errno));
+    if (got == 0 || (direct_ && static_cast<std::size_t>(got) < block.size() - done)) return false;
+    done += static_cast<std::size_t>(got);
+  }
+  return true;
+}
+
+void BlockFile::share(std::uint64_t from, std::uint64_t to, std::uint64_t bytes) {
+  const int error = clone_range(file_.get(), from, to, bytes);
+  require(error == 0, "{}: cannot share what is at byte {}: {}", printable(path_.string()), from,
+          std::strerror(error));
+}
+
 void BlockFile::finish() {
   require(::ftruncate(file_.get(), static_cast<off_t>(bytes_)) == 0, "{}: cannot set its size: {}",
           printable(path_.string()), std::strerror(errno));
   require(::fdatasync(file_.get()) == 0, "{}: cannot make it durable: {}", printable(path_.string()),
           std::strerror(errno));
+}
+
+std::string why_no_reflinks(const std::filesystem::path& folder) {
+  const std::filesystem::path path = folder / "upmoe-reflink-trial";
+  std::filesystem::remove(path);
+  const FileDescriptor trial(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+  require(trial.get() >= 0, "{}: cannot create: {}", printable(path.string()), std::strerror(errno));
+  std::filesystem::remove(path);  // the open file lives on without a name
+  const std::array<std::byte, kBlockAlignment> page{};
+  require(::pwrite(trial.get(), page.data(), page.size(), 0) == static_cast<ssize_t>(page.size()),
+          "{}: cannot write: {}", printable(path.string()), std::strerror(errno));
+  const int error = clone_range(trial.get(), 0, kBlockAlignment, kBlockAlignment);
+  return error == 0 ? "" : std::strerror(error);
 }
 
 }  // namespace upmoe

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string>
 
 #include "upmoe/io/file_descriptor.h"
 
@@ -12,16 +13,27 @@ inline constexpr std::size_t kBlockBytes = 4u << 20;  // what is read and writte
 inline constexpr std::size_t kPoolBlocks = 16;        // blocks in memory during a run
 inline constexpr std::size_t kBlockAlignment = 4096;  // of buffers, places and sizes past the page cache
 
-// A new file that is written in aligned blocks, past the page cache where the file system allows it, and
-// through it without filling it where not. Blocks may be written in any order and from any thread.
+// A file that is written in aligned blocks, past the page cache where the file system allows it, and through
+// it without filling it where not. Blocks may be written in any order and from any thread.
 class BlockFile {
  public:
-  // Creates the file and reserves its space. Throws Error when it exists or the disk is too full.
-  BlockFile(const std::filesystem::path& path, std::uint64_t bytes);
+  enum class Open { create, resume };
+  // Reserves the file's space. Throws Error when the disk is too full and, with `create`, when the file
+  // exists; with `resume` what an earlier run has written into it stays. Without `reserve` it only gets its
+  // size.
+  BlockFile(const std::filesystem::path& path, std::uint64_t bytes, Open how = Open::create,
+            bool reserve = true);
 
   // `block` begins at a multiple of kBlockBytes, in memory at a multiple of kBlockAlignment. The last block
   // of the file may be short; its memory must go on to the next multiple of kBlockAlignment.
   void write(std::uint64_t at, std::span<std::byte> block);
+
+  // Reads such a block back. False when the file is too short for it.
+  bool read(std::uint64_t at, std::span<std::byte> block) const;
+
+  // Lets a range of it share the extents of another, so that it holds the same (FICLONERANGE). All are
+  // multiples of kBlockAlignment, and the ranges do not overlap.
+  void share(std::uint64_t from, std::uint64_t to, std::uint64_t bytes);
 
   // Cuts the padding and makes the data durable.
   void finish();
@@ -32,5 +44,8 @@ class BlockFile {
   FileDescriptor file_;
   bool direct_;
 };
+
+// Why files in a folder can't share extents, in the system's words; empty: they can. Found out by trying.
+std::string why_no_reflinks(const std::filesystem::path& folder);
 
 }  // namespace upmoe

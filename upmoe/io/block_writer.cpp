@@ -51,10 +51,11 @@ void BlockWriter::give_back(std::span<std::byte> buffer) {
   changed_.notify_all();
 }
 
-void BlockWriter::submit(std::span<std::byte> buffer, std::size_t bytes, BlockFile& file, std::uint64_t at) {
+void BlockWriter::submit(std::span<std::byte> buffer, std::size_t bytes, BlockFile& file, std::uint64_t at,
+                         std::function<void()> written) {
   {
     const std::lock_guard lock(mutex_);
-    jobs_.push_back({buffer, bytes, &file, at});
+    jobs_.push_back({buffer, bytes, &file, at, std::move(written)});
   }
   changed_.notify_all();
 }
@@ -70,13 +71,14 @@ void BlockWriter::write_until_stopped() {
   while (true) {
     changed_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
     if (stop_) return;
-    const Job job = jobs_.front();
+    const Job job = std::move(jobs_.front());
     jobs_.pop_front();
     ++writing_;
     lock.unlock();
     std::exception_ptr error;
     try {
       job.file->write(job.at, job.buffer.first(job.bytes));
+      job.written();
     } catch (...) {
       error = std::current_exception();
     }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <span>
 #include <thread>
@@ -27,7 +28,10 @@ class BlockWriter {
   // Gives a buffer back unwritten.
   void give_back(std::span<std::byte> buffer);
   // Has the first `bytes` of a buffer written and then takes it back. The file must live until drain().
-  void submit(std::span<std::byte> buffer, std::size_t bytes, BlockFile& file, std::uint64_t at);
+  // `written` is called when they are, from a writing thread.
+  void submit(
+      std::span<std::byte> buffer, std::size_t bytes, BlockFile& file, std::uint64_t at,
+      std::function<void()> written = [] {});
   // Waits until everything submitted is written. Throws what a write has failed with.
   void drain();
 
@@ -39,6 +43,7 @@ class BlockWriter {
     std::size_t bytes;
     BlockFile* file;
     std::uint64_t at;
+    std::function<void()> written;
   };
   void write_until_stopped();
 

@@ -37,6 +37,13 @@ std::uint64_t file_size(const FileDescriptor& file, const std::filesystem::path&
   return static_cast<std::uint64_t>(info.st_size);
 }
 
+FileIdentity identity_of(const FileDescriptor& file, const std::filesystem::path& path) {
+  struct stat info {};
+  require(::fstat(file.get(), &info) == 0, "{}: cannot stat: {}", name_of(path), std::strerror(errno));
+  return {info.st_dev, info.st_ino, static_cast<std::uint64_t>(info.st_size),
+          info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec};
+}
+
 std::string read_small_file(const std::filesystem::path& path, std::uint64_t most) {
   const FileDescriptor file = open_regular_file(path);
   const std::uint64_t size = file_size(file, path);

@@ -28,6 +28,14 @@ class FileDescriptor {
 FileDescriptor open_regular_file(const std::filesystem::path& path);
 std::uint64_t file_size(const FileDescriptor& file, const std::filesystem::path& path);
 
+// What tells whether a file is still the one that it was.
+struct FileIdentity {
+  std::uint64_t device = 0, inode = 0, bytes = 0;
+  std::int64_t modified = 0;  // nanoseconds
+  bool operator==(const FileIdentity&) const = default;
+};
+FileIdentity identity_of(const FileDescriptor& file, const std::filesystem::path& path);
+
 // A whole small file; more than `most` bytes is an error that names the file.
 std::string read_small_file(const std::filesystem::path& path, std::uint64_t most = 64u << 20);
 

@@ -1,0 +1,162 @@
+// What is read, in which order, and what is in memory for it: properties of schedules of tiny models, with
+// chunks that are larger than they are. Sharding the source makes many chunks of them.
+#include "upmoe/convert/schedule.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <set>
+
+#include "tests/temp_folder.h"
+#include "tests/tiny.h"
+#include "upmoe/io/file_window.h"
+#include "upmoe/upcycle/registry.h"
+
+namespace upmoe {
+namespace {
+
+class EveryMethodSchedule : public testing::TestWithParam<std::string> {
+ protected:
+  // Matrices of 5 MB, in a file each: many chunks, without being slow.
+  static void SetUpTestSuite() {
+    folder_ = new test::TempFolder;
+    test::make_tiny_llama(*folder_ / "dense",
+                          {.layers = 3, .hidden = 64, .ffn = 40'000, .vocab = 64, .shards = 9});
+  }
+  static void TearDownTestSuite() { delete folder_; }
+
+  static Plan plan(std::uint64_t max_shard_bytes = 5'000'000'000) {
+    ConvertRequest request;
+    request.folder = folder_->path() / "dense";
+    request.source = request.folder.string();
+    request.method = GetParam();
+    request.experts = 4;
+    request.max_shard_bytes = max_shard_bytes;
+    return make_plan(request);
+  }
+  static test::TempFolder* folder_;
+};
+test::TempFolder* EveryMethodSchedule::folder_ = nullptr;
+
+std::vector<std::size_t> all_files(const Plan& plan) {
+  std::vector<std::size_t> out(plan.files.size());
+  for (std::size_t f = 0; f < out.size(); ++f) out[f] = f;
+  return out;
+}
+
+std::vector<std::string> method_names() {
+  std::vector<std::string> out;
+  for (const MethodInfo& method : upcycle::methods()) out.push_back(method.name);
+  return out;
+}
+INSTANTIATE_TEST_SUITE_P(All, EveryMethodSchedule, testing::ValuesIn(method_names()),
+                         [](const auto& each) { return each.param; });
+
+TEST_P(EveryMethodSchedule, CoversEveryByteOfTheOutputOnceAndInOrder) {
+  const Plan plan = this->plan(10'000'000);
+  ASSERT_GT(plan.files.size(), 3u);
+  const Schedule schedule = make_schedule(plan, all_files(plan));
+  std::vector<std::uint64_t> done(plan.files.size());
+  std::size_t last = 0;
+  for (const Task& task : schedule.tasks) {
+    if (task.is_scan) continue;
+    EXPECT_GE(task.block.file, last);
+    last = task.block.file;
+    EXPECT_EQ(task.block.at, done[last]);
+    done[last] += task.block.bytes;
+  }
+  for (std::size_t f = 0; f < done.size(); ++f) EXPECT_EQ(done[f], plan.files[f].bytes);
+}
+
+TEST_P(EveryMethodSchedule, ReadsEveryChunkAtMostOnce) {
+  const Plan plan = this->plan();
+  const Schedule schedule = make_schedule(plan, all_files(plan));
+  std::set<std::pair<std::size_t, std::uint64_t>> seen;
+  for (const Load& load : schedule.loads) EXPECT_TRUE(seen.emplace(load.file, load.chunk).second);
+  if (GetParam() == "scratch")
+    EXPECT_TRUE(seen.empty());
+  else
+    EXPECT_GE(seen.size() * kBlockBytes, plan.source.data_bytes());
+}
+
+// As ReadAhead does it: a load takes a slot, its last task gives it back.
+TEST_P(EveryMethodSchedule, NeverHasMoreInMemoryThanThereAreSlots) {
+  const Plan plan = this->plan();
+  const Schedule schedule = make_schedule(plan, all_files(plan));
+  std::vector<std::uint32_t> uses_left;
+  for (const Load& load : schedule.loads) uses_left.push_back(load.uses);
+  std::set<std::uint32_t> alive;
+  std::uint32_t next = 0;
+  for (const Task& task : schedule.tasks) {
+    for (const std::uint32_t load : task.loads) {
+      for (; next <= load; ++next) alive.insert(next);  // in their order
+      EXPECT_TRUE(alive.contains(load));
+    }
+    EXPECT_LE(alive.size(), schedule.num_slots);
+    for (const std::uint32_t load : task.loads)
+      if (--uses_left[load] == 0) alive.erase(load);
+  }
+  EXPECT_EQ(next, schedule.loads.size());
+  EXPECT_TRUE(alive.empty());
+}
+
+TEST_P(EveryMethodSchedule, ScansWhatIsReadForExpertsRowByRowBeforeItsFirstBlock) {
+  const Plan plan = this->plan();
+  const Schedule schedule = make_schedule(plan, all_files(plan));
+  std::map<std::size_t, std::int64_t> rows;
+  std::set<std::size_t> used;
+  for (const Task& task : schedule.tasks) {
+    if (task.is_scan) {
+      EXPECT_FALSE(used.contains(task.scan.weight));
+      EXPECT_EQ(task.scan.begin, rows[task.scan.weight]);
+      EXPECT_EQ(task.scan.begin % NeuronMomentsBuilder::kRowStep, 0);
+      rows[task.scan.weight] = task.scan.end;
+      continue;
+    }
+    for (const Piece& piece : pieces(plan, task.block))
+      if (const Origin& origin = plan.files[task.block.file].tensors[piece.tensor].origin;
+          origin.kind == Origin::Kind::expert)
+        used.insert(origin.weight);
+  }
+  EXPECT_EQ(rows.size(), plan.method->reads().weights ? 9u : 0u);
+  for (const auto& [weight, count] : rows)
+    EXPECT_EQ(count, plan.source.weights()[weight].stored.info->shape[0]);
+}
+
+TEST_P(EveryMethodSchedule, SharesTheFilesOutOverRanksWithoutOverlap) {
+  const Plan plan = this->plan(10'000'000);
+  std::multiset<std::size_t> files;
+  for (std::size_t rank = 0; rank < 3; ++rank)
+    for (std::size_t f = rank; f < plan.files.size(); f += 3) {
+      const Schedule schedule = make_schedule(plan, {f});
+      for (const Task& task : schedule.tasks)
+        if (!task.is_scan && task.block.at == 0) files.insert(task.block.file);
+    }
+  EXPECT_EQ(files.size(), plan.files.size());
+}
+
+TEST_P(EveryMethodSchedule, LeavesOutOnlyWhatRepeatsWholeTensorsOfOneWeight) {
+  const Plan plan = this->plan();
+  const Schedule schedule = make_schedule(plan, all_files(plan), /*reflink=*/true);
+  std::uint64_t repeated = 0;
+  for (const Task& task : schedule.tasks) {
+    if (task.is_scan || task.block.repeats == 0) continue;
+    EXPECT_GE(task.block.repeats, task.block.bytes);
+    EXPECT_EQ(task.block.repeats % kBlockAlignment, 0u);
+    repeated += task.block.bytes;
+    Block before = task.block;
+    before.at -= task.block.repeats;
+    const std::vector<Piece> here = pieces(plan, task.block), there = pieces(plan, before);
+    ASSERT_EQ(here.size(), there.size());
+    for (std::size_t i = 0; i < here.size(); ++i) {
+      EXPECT_EQ(here[i].begin, there[i].begin);
+      EXPECT_EQ(here[i].bytes, there[i].bytes);
+      const auto& tensors = plan.files[task.block.file].tensors;
+      EXPECT_EQ(tensors[here[i].tensor].origin.weight, tensors[there[i].tensor].origin.weight);
+    }
+  }
+  EXPECT_EQ(repeated > 0, GetParam() == "copy");
+}
+
+}  // namespace
+}  // namespace upmoe

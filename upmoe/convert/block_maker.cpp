@@ -1,0 +1,200 @@
+#include "upmoe/convert/block_maker.h"
+
+#include <cmath>
+#include <cstring>
+#include <set>
+
+#include "upmoe/base/error.h"
+#include "upmoe/convert/fill.h"
+#include "upmoe/tensor/convert.h"
+
+namespace upmoe {
+namespace {
+
+// Of a stored tensor: rows, and the bytes of one; a tensor of one dimension is one row.
+std::uint64_t row_bytes(const TensorInfo& info) {
+  return info.bytes() / static_cast<std::uint64_t>(info.shape.size() > 1 ? info.shape[0] : 1);
+}
+
+}  // namespace
+
+BlockMaker::BlockMaker(const Plan& plan, const FileWindow& window, const Schedule& schedule)
+    : plan_(plan), window_(window) {
+  for (const PlannedFile& file : plan.files) tensors_.emplace_back(file.tensors.size());
+  for (std::int64_t l = 0; l < plan.source.config().num_layers; ++l) {
+    Layer& layer = layers_.emplace_back(DenseLayer{l, plan.source.config(), {}});
+    layer.dense.moments = [this, l](Matrix matrix) -> const NeuronMoments& { return moments(l, matrix); };
+  }
+  const auto& weights = plan.source.weights();
+  for (std::size_t w = 0; w < weights.size(); ++w)
+    if (weights[w].is.role == Role::matrix)
+      weight_of_matrix_[{weights[w].is.layer, weights[w].is.matrix}] = w;
+
+  const DenseConfig& config = plan.source.config();
+  std::set<std::size_t> repeating;  // files
+  for (const Task& task : schedule.tasks) {
+    if (task.is_scan) {
+      const DenseModel::Weight& weight = weights[task.scan.weight];
+      const auto [it, is_new] = scanned_.try_emplace(task.scan.weight);
+      if (is_new && weight.is.role == Role::matrix && plan.method->reads().moments)
+        it->second.builder.emplace(weight.is.matrix, weight.stored.info->dtype, config.intermediate_size,
+                                   config.hidden_size);
+      continue;
+    }
+    for (const Piece& piece : pieces(plan, task.block)) {
+      Tensor& tensor = tensors_[task.block.file][piece.tensor];
+      const std::size_t w = plan.files[task.block.file].tensors[piece.tensor].origin.weight;
+      if (const auto it = scanned_.find(w); it != scanned_.end() && tensor.pieces_left == 0)
+        ++it->second.tensors_left;
+      ++tensor.pieces_left;
+    }
+    if (task.block.repeats != 0) repeating.insert(task.block.file);
+  }
+  for (const std::size_t f : repeating)
+    for (const Copies& run : copies(plan, f))
+      for (std::size_t i = 1; i < run.count; ++i)
+        tensors_[f][run.first + i].twin = &plan.files[f].tensors[run.first];
+}
+
+std::span<const std::byte> BlockMaker::source(const DenseModel::Weight& weight) const {
+  return window_.bytes(plan_.source.files().file_number(weight.stored))
+      .subspan(weight.stored.file->data_begin(*weight.stored.info), weight.stored.info->bytes());
+}
+
+void BlockMaker::stop() {
+  const std::lock_guard lock(mutex_);
+  stopped_ = true;
+  scanned_some_.notify_all();
+}
+
+// Rows have to come in their order, so whoever is early waits for its turn; tasks are taken in order, so the
+// one in front of it is being done.
+void BlockMaker::scan(const Scan& scan) {
+  const DenseModel::Weight& weight = plan_.source.weights()[scan.weight];
+  const std::uint64_t row = row_bytes(*weight.stored.info);
+  const std::span<const std::byte> rows = source(weight).subspan(
+      static_cast<std::uint64_t>(scan.begin) * row, static_cast<std::uint64_t>(scan.end - scan.begin) * row);
+  std::unique_lock lock(mutex_);
+  Scanned& scanned = scanned_.at(scan.weight);
+  scanned_some_.wait(lock, [&] { return scanned.next_row == scan.begin || stopped_; });
+  if (stopped_) return;
+  lock.unlock();
+  scanned.hash.update(rows);
+  if (scanned.builder) scanned.builder->add_rows(scan.begin, scan.end, rows);
+  lock.lock();
+  scanned.next_row = scan.end;
+  const std::vector<std::int64_t>& shape = weight.stored.info->shape;
+  if (scan.end == (shape.size() > 1 ? shape[0] : 1)) {
+    hashes_.source[weight.is.name] = scanned.hash.digest();
+    if (scanned.builder) scanned.moments = scanned.builder->take();
+    scanned.builder.reset();
+  }
+  scanned_some_.notify_all();
+}
+
+const NeuronMoments& BlockMaker::moments(std::int64_t l, Matrix matrix) {
+  std::unique_lock lock(mutex_);
+  const auto it = scanned_.find(weight_of_matrix_.at({l, matrix}));
+  require(it != scanned_.end() && (it->second.builder || it->second.moments),
+          "method '{}' asks for moments of layer {}'s {} that are not there: its reads() has to say so, and "
+          "a draft "
+          "may ask for those of its own matrix only",
+          plan_.request.method, l, matrix_name(matrix));
+  scanned_some_.wait(lock, [&] { return it->second.moments || stopped_; });
+  require(!stopped_, "stopped");
+  return *it->second.moments;
+}
+
+void BlockMaker::fill(const Block& block, std::span<std::byte> buffer) {
+  const std::string& header = plan_.files[block.file].header;
+  if (block.at < header.size())
+    std::memcpy(buffer.data(), header.data() + block.at,
+                std::min<std::size_t>(block.bytes, header.size() - block.at));
+  for (const Piece& piece : pieces(plan_, block))
+    fill_piece(block, piece, buffer.subspan(piece.at, piece.bytes));
+}
+
+void BlockMaker::fill_piece(const Block& block, const Piece& piece, std::span<std::byte> out) {
+  Tensor& tensor = tensors_[block.file][piece.tensor];
+  const PlannedTensor& planned = plan_.files[block.file].tensors[piece.tensor];
+  const DenseModel::Weight& weight = plan_.source.weights()[planned.origin.weight];
+  std::call_once(tensor.drafted, [&] { draft(tensor, planned); });
+  if (planned.origin.kind == Origin::Kind::router) {
+    std::memcpy(out.data(), std::as_bytes(std::span(tensor.router_EH)).data() + piece.begin, out.size());
+    return;
+  }
+  const std::vector<std::int64_t>& shape = planned.info.shape;
+  const Canvas canvas{
+      .dtype = planned.info.dtype,
+      .rows = shape[0],
+      .cols = shape.size() > 1 ? shape[1] : 1,
+      .neurons_in_columns = weight.is.role == Role::matrix && weight.is.matrix == Matrix::down,
+      .dense = source(weight),
+      .dense_rows = weight.is.shape[0],
+      .dense_cols = weight.is.shape.size() > 1 ? weight.is.shape[1] : 1};
+  upmoe::fill(tensor.draft, canvas, piece.begin, out);
+}
+
+void BlockMaker::draft(Tensor& tensor, const PlannedTensor& planned) {
+  const Origin& origin = planned.origin;
+  const DenseModel::Weight& weight = plan_.source.weights()[origin.weight];
+  if (origin.kind == Origin::Kind::dense) {
+    tensor.draft = plan_.method->weight(weight.is, plan_.source.config(), weight_key(plan_, weight.is));
+  } else if (origin.kind == Origin::Kind::expert) {
+    Layer& layer = layers_[static_cast<std::size_t>(origin.layer)];
+    std::call_once(layer.converted, [&] {
+      layer.moe = plan_.method->convert(layer.dense, plan_.shape, layer_key(plan_, origin.layer));
+    });
+    tensor.draft = layer.moe.draft(origin.expert, weight.is.matrix);
+  } else {
+    tensor.router_EH = plan_.router_init->weight_EH({.E = plan_.shape.experts,
+                                                     .H = plan_.source.config().hidden_size,
+                                                     .gamma_length = norm_length(weight)},
+                                                    layer_key(plan_, origin.layer).at("router"));
+  }
+}
+
+bool BlockMaker::is_copied(const DenseModel::Weight& weight) const {
+  return std::holds_alternative<Copy>(
+      plan_.method->weight(weight.is, plan_.source.config(), weight_key(plan_, weight.is)));
+}
+
+// Euclidean length of the norm's weight as the output will have it.
+double BlockMaker::norm_length(const DenseModel::Weight& norm) const {
+  const TensorInfo& info = *norm.stored.info;
+  std::vector<std::byte> stored(info.bytes()), bytes(info.bytes());
+  window_.read(plan_.source.files().file_number(norm.stored), norm.stored.file->data_begin(info), stored);
+  std::vector<float> gamma_H(static_cast<std::size_t>(norm.is.shape[0]));
+  upmoe::fill(plan_.method->weight(norm.is, plan_.source.config(), weight_key(plan_, norm.is)),
+              {.dtype = info.dtype, .cols = norm.is.shape[0], .dense = stored}, 0, bytes);
+  to_float(info.dtype, bytes, gamma_H);
+  double squares = 0;
+  for (const float gamma : gamma_H) squares += static_cast<double>(gamma) * gamma;
+  return std::sqrt(squares);
+}
+
+// A tensor's pieces come here in their order, so one running hash is enough.
+void BlockMaker::finish(const Block& block, std::span<const std::byte> buffer) {
+  for (const Piece& piece : pieces(plan_, block)) {
+    Tensor& tensor = tensors_[block.file][piece.tensor];
+    const PlannedTensor& planned = plan_.files[block.file].tensors[piece.tensor];
+    const DenseModel::Weight& weight = plan_.source.weights()[planned.origin.weight];
+    if (tensor.twin == nullptr) hash_.update(buffer.subspan(piece.at, piece.bytes));
+    if (--tensor.pieces_left > 0) continue;
+    const std::uint64_t digest =
+        tensor.twin == nullptr ? hash_.digest() : hashes_.output.at(tensor.twin->info.name);
+    hash_ = Xxh3();
+    const std::lock_guard lock(mutex_);
+    hashes_.output[planned.info.name] = digest;
+    // What was only copied has the hash of what it was copied from.
+    if (planned.origin.kind == Origin::Kind::dense && is_copied(weight))
+      hashes_.source[weight.is.name] = digest;
+    tensor.draft = Copy{};
+    tensor.router_EH = {};
+    if (const auto it = scanned_.find(planned.origin.weight);
+        it != scanned_.end() && --it->second.tensors_left == 0)
+      it->second.moments.reset();
+  }
+}
+
+}  // namespace upmoe

@@ -1,0 +1,68 @@
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "upmoe/convert/plan.h"
+
+namespace upmoe {
+
+// A block of an output file: kBlockBytes from a multiple of kBlockBytes on; it knows nothing of tensors.
+struct Block {
+  std::size_t file = 0;
+  std::uint64_t at = 0;
+  std::size_t bytes = 0;
+  // With reflinks: its bytes stand so far in front of it in the file already; 0: they have to be made.
+  std::uint64_t repeats = 0;
+};
+
+// The part of a tensor that lies in a block.
+struct Piece {
+  std::size_t tensor;          // of the file
+  std::uint64_t begin, bytes;  // within the tensor
+  std::size_t at;              // within the block
+};
+std::vector<Piece> pieces(const Plan& plan, const Block& block);
+
+// Whole rows of a source weight, looked at once for its hash and its statistics.
+struct Scan {
+  std::size_t weight = 0;
+  std::int64_t begin = 0, end = 0;  // rows; a tensor of one dimension is one row
+};
+
+// A chunk of a source file (io/file_window.h), read for the tasks that follow.
+struct Load {
+  std::size_t file;
+  std::uint64_t chunk;
+  std::uint32_t uses = 0;  // tasks that need it; then its memory is free
+};
+
+struct Task {
+  bool is_scan = false;
+  Scan scan;
+  Block block;
+  std::vector<std::uint32_t> loads;  // what must be in memory, by number
+};
+
+// What is done, in which order, and which chunks of the source are in memory for it: all decided before the
+// first byte is read. Tasks that need a chunk again soon find it there; when the slots are not enough, the
+// chunk that is needed last is read again later (Belady, "A study of replacement algorithms", 1966).
+struct Schedule {
+  std::size_t num_slots = 0;
+  std::vector<Task> tasks;  // blocks in the order of the files; the scans of a weight before its first block
+  std::vector<Load> loads;  // in the order of their first use; never more alive at once than there are slots
+};
+
+// `files`: which files of the output, by number, ascending. `reflink`: blocks that repeat earlier ones are
+// not made.
+Schedule make_schedule(const Plan& plan, const std::vector<std::size_t>& files, bool reflink = false);
+
+// A run of tensors in a file that are copies of one source tensor, end to end.
+struct Copies {
+  std::size_t first = 0, count = 0;  // of the file's tensors
+};
+std::vector<Copies> copies(const Plan& plan, std::size_t file);
+
+// Slots of kBlockBytes that a plan gets: two of its largest matrices, within bounds that no model moves.
+std::size_t num_slots(const Plan& plan);
+
+}  // namespace upmoe

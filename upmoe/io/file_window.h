@@ -1,0 +1,62 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "upmoe/io/block_file.h"
+#include "upmoe/io/file_descriptor.h"
+
+namespace upmoe {
+
+// Files that are read as if they were mapped, with what is in memory in our own hands: each file has a range
+// of addresses as long as itself, and chunk i of it, kBlockBytes from i * kBlockBytes on, can be touched from
+// load() to drop(). Chunks share a fixed number of slots of memory. Reads go past the page cache, but for
+// what is in it already. A file that has become shorter is an Error, not a signal.
+class FileWindow {
+ public:
+  // `expected`: of each file, what it was when its header was read.
+  FileWindow(const std::vector<std::filesystem::path>& paths, const std::vector<FileIdentity>& expected,
+             std::size_t num_slots);
+  ~FileWindow();
+  FileWindow(const FileWindow&) = delete;
+  FileWindow& operator=(const FileWindow&) = delete;
+
+  // The whole file's range. Only what is loaded may be touched.
+  std::span<const std::byte> bytes(std::size_t file) const {
+    return {files_[file].begin, files_[file].bytes};
+  }
+
+  // Brings a chunk that is not there into a slot that is free. From any thread, for different chunks and
+  // slots.
+  void load(std::size_t file, std::uint64_t chunk, std::size_t slot);
+  // Takes its memory away.
+  void drop(std::size_t file, std::uint64_t chunk);
+
+  // A few bytes, at once and without a slot. From any thread.
+  void read(std::size_t file, std::uint64_t at, std::span<std::byte> out) const;
+
+  // Throws when a file is no longer what it was.
+  void require_unchanged() const;
+
+ private:
+  struct File {
+    std::filesystem::path path;
+    FileIdentity identity;
+    FileDescriptor direct{-1},
+        cached{-1};  // past the page cache (if the file system allows it), and through it
+    std::byte* begin = nullptr;
+    std::uint64_t bytes = 0, reserved = 0;
+  };
+  void release_all();
+
+  FileDescriptor memory_{-1};
+  std::vector<File> files_;
+};
+
+// Chunks of a file of that many bytes.
+constexpr std::uint64_t num_chunks(std::uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes; }
+
+}  // namespace upmoe
