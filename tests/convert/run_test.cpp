@@ -208,25 +208,27 @@ TEST_F(Conversion, KeepsWhatIsStillWhatTheJournalSays) {
 }
 
 TEST_F(Conversion, RefusesToGoOnWithSomethingElseAndTouchesNothing) {
-  test::make_tiny_llama(folder_ / "dense", {.layers = 3, .hidden = 64, .ffn = 12'000});
+  test::make_tiny_llama(folder_ / "dense", {.layers = 3, .hidden = 64, .ffn = 24'000});
+  ConvertRequest request = this->request();
+  request.max_shard_bytes = 20'000'000;
   std::atomic<bool> cancelled = false;
   std::uint64_t done = 0;
   const auto stop = [&](auto, auto) { cancelled = ++done > 18; };
-  EXPECT_THROW(convert(make_plan(request()), folder_ / "out",
+  EXPECT_THROW(convert(make_plan(request), folder_ / "out",
                        {.cancelled = &cancelled, .progress = stop, .resume = true}),
                Interrupted);
   const auto left = files_of(folder_ / "out.upmoe-partial");
   ASSERT_TRUE(left.contains("upmoe-journal"));
-  ConvertRequest other = request();
+  ConvertRequest other = request;
   other.method_options = {{"ratio", "0.25"}};
   EXPECT_TRUE(test::fails_with([&] { convert(make_plan(other), folder_ / "out", {.resume = true}); },
                                {"--ratio was 0.5 and is 0.25 now"}));
   const fs::path weights = folder_ / "dense" / "model.safetensors";
   fs::last_write_time(weights, fs::last_write_time(weights) + std::chrono::seconds(1));
-  EXPECT_TRUE(test::fails_with([&] { convert(make_plan(request()), folder_ / "out", {.resume = true}); },
+  EXPECT_TRUE(test::fails_with([&] { convert(make_plan(request), folder_ / "out", {.resume = true}); },
                                {"source model.safetensors modified was"}));
   EXPECT_TRUE(test::fails_with(
-      [&] { convert(make_plan(request()), folder_ / "out", {.rank = {.rank = 0, .ranks = 2}}); },
+      [&] { convert(make_plan(request), folder_ / "out", {.rank = {.rank = 0, .ranks = 2}}); },
       {"ranks was 1 and is 2 now"}));
   EXPECT_TRUE(files_of(folder_ / "out.upmoe-partial") == left);
 }
