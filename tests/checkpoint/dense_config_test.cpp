@@ -326,6 +326,29 @@ TEST(DenseConfig, RefusesAKeyThatStandsTwice) {
   EXPECT_EQ(llama(R"("a":{"x":1},"b":{"x":1},"c":[{"x":1},{"x":1}])").unknown.size(), 3u);
 }
 
+TEST(DenseConfig, TakesTimeInProportionToItsText) {  // the parser's callbacks took a minute for this
+  std::string objects;
+  for (int i = 0; i < 300'000; ++i) objects += "{},";
+  EXPECT_EQ(llama(R"("a":[)" + objects + "1]").unknown.size(), 1u);
+}
+
+TEST(DenseConfig, RefusesMoreValuesThanAnyoneHas) {
+  std::string values;
+  for (int i = 0; i < 2'000'001; ++i) values += "1,";
+  EXPECT_TRUE(refused(R"("a":[)" + values + "1]", {"more than 2000000 values"}));
+}
+
+TEST(DenseConfig, RefusesMoreUnknownKeysThanANoteCanName) {
+  std::string keys = R"("x":1)";
+  for (int i = 0; i < 1000; ++i) keys += fmt::format(R"(,"x{}":1)", i);
+  EXPECT_TRUE(refused(keys, {"1001 keys that no llama has"}));
+}
+
+TEST(DenseConfig, CutsTheNamesOfUnknownKeys) {
+  EXPECT_LE(llama("\"" + std::string(10'000, 'x') + "\":1").unknown.at(0).size(), 103u);
+  EXPECT_EQ(llama(R"("\u001b[2J":1)").unknown.at(0), "\\x1b[2J");
+}
+
 TEST(DenseConfig, RefusesDeepNesting) {
   EXPECT_TRUE(refused(R"("a":)" + std::string(1'000'000, '['), {"nested deeper than 64"}));
   std::string objects;

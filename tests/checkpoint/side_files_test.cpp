@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <rapidcheck/gtest.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -85,6 +86,31 @@ TEST(SideFiles, RefuseALinkThatLeadsOut) {
       fails_with([&] { side_files(Folder(folder / "model")); }, {"/LICENSE", "leads out of the folder"}));
 }
 
+TEST(SideFiles, AreNotLeftOutBecauseTheyAreNoFiles) {  // a model without its tokenizer would be no answer
+  for (const std::string name : {"tokenizer.json", "LICENSE"}) {
+    const test::TempFolder folder;
+    ASSERT_EQ(::mkfifo((folder / name).c_str(), 0600), 0);
+    EXPECT_TRUE(fails_with([&] { side_files(Folder(folder.path())); }, {"/" + name, "not a regular file"}));
+    fs::remove(folder / name);
+    fs::create_symlink("nowhere", folder / name);
+    EXPECT_TRUE(fails_with([&] { side_files(Folder(folder.path())); }, {"'" + name + "'", "not there"}));
+    fs::remove(folder / name);
+    fs::create_directory(folder / name);
+    EXPECT_TRUE(side_files(Folder(folder.path())).empty());
+  }
+}
+
+TEST(SideFiles, RefuseMoreThanFitsInMemory) {
+  const test::TempFolder folder;
+  for (const std::string name : {"LICENSE1", "LICENSE2", "LICENSE3"}) {
+    write_file(folder / name, "");
+    fs::resize_file(folder / name, 100u << 20);
+  }
+  EXPECT_TRUE(fails_with([&] { side_files(Folder(folder.path())); }, {"'LICENSE3'", "more than 268.4 MB"}));
+  fs::resize_file(folder / "LICENSE1", 1ull << 40);
+  EXPECT_TRUE(fails_with([&] { side_files(Folder(folder.path())); }, {"/LICENSE1", "1099511627776 bytes"}));
+}
+
 TEST(SideFiles, DoNotFollowAFolderThatIsALink) {
   const test::TempFolder folder;
   write_file(folder / "elsewhere" / "secret.jinja", "secret");
@@ -127,6 +153,12 @@ TEST(ReadableByBoth, KeepsTheOrderOfTheKeys) {
   EXPECT_LT(both.find("\"z\""), both.find("\"tokenizer_class\""));
   EXPECT_LT(both.find("\"tokenizer_class\""), both.find("\"a\""));
   EXPECT_EQ(both.back(), '\n');
+}
+
+TEST(ReadableByBoth, TakesTimeInProportionToItsText) {
+  std::string text = R"({"tokenizer_class":"TokenizersBackend")";
+  for (int i = 0; i < 200'000; ++i) text += fmt::format(R"(,"{}":{{}})", i);
+  EXPECT_EQ(Json::parse(readable_by_both(text + "}", "x")).size(), 200'002u);
 }
 
 TEST(ReadableByBoth, KeepsWhatIsThereAlready) {

@@ -14,8 +14,9 @@ PROGRAM = Path(os.environ.get("UPMOE", tiny.REPOSITORY / "build" / "upmoe"))
 if not PROGRAM.exists():
     raise pytest.UsageError(f"{PROGRAM} is not there: run `make build` first")
 
-# Runs both interpreters itself, so once is enough.
-collect_ignore = ["test_both_transformers.py"] if transformers.__version__.startswith("4.") else []
+# Run both interpreters themselves or ask nothing of transformers, so once is enough.
+ONCE = ["test_both_transformers.py", "test_faults.py", "test_hostile.py", "test_resume.py"]
+collect_ignore = ONCE if transformers.__version__.startswith("4.") else []
 
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()

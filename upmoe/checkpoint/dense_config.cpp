@@ -94,6 +94,8 @@ const std::vector<std::string> kIgnored = {"_name_or_path",
                                            "tf_legacy_loss",
                                            "layer_types"};
 
+constexpr std::size_t kMostUnknown = 1000;  // each is named in a note
+
 // Reads keys one by one and remembers which were asked for, so that what is left is known to be unknown.
 class Reader {
  public:
@@ -300,7 +302,9 @@ DenseConfig parse_dense_config(std::string_view text, std::string_view where) {
   out.eos_token_id = config.token("eos_token_id", "2");
   out.pad_token_id = config.token("pad_token_id", "null");
   for (const std::string& key : config.rest())
-    if (std::ranges::find(kIgnored, key) == kIgnored.end()) out.unknown.push_back(key);
+    if (std::ranges::find(kIgnored, key) == kIgnored.end()) out.unknown.push_back(printable(key, 100));
+  require(out.unknown.size() <= kMostUnknown, "{}: has {} keys that no {} has; is it a config.json?",
+          config.where(), out.unknown.size(), out.model_type);
   return out;
 }
 

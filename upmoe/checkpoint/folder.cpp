@@ -93,7 +93,7 @@ std::vector<std::string> Folder::names() const {
   std::vector<std::string> out;
   for (const fs::directory_entry& entry : fs::directory_iterator(path_)) {
     std::error_code error;
-    if (entry.is_regular_file(error)) out.push_back(entry.path().filename().string());
+    if (!entry.is_directory(error)) out.push_back(entry.path().filename().string());
   }
   std::ranges::sort(out);
   return out;

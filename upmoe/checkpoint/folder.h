@@ -24,7 +24,7 @@ class Folder {
   std::string config() const;
   // A folder in this one, which must not be a link; its links may end where those of this one may.
   Folder folder(std::string_view name) const;
-  // Names of the regular files in the folder and of links to such, sorted.
+  // Names of all in the folder that is no folder, sorted; file() says which of them may be opened.
   std::vector<std::string> names() const;
 
  private:

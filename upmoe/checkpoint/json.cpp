@@ -9,33 +9,75 @@
 #include "upmoe/base/text.h"
 
 namespace upmoe {
+namespace {
 
-nlohmann::json parse_json_object(std::string_view text, std::string_view where) {
-  using Json = nlohmann::json;
-  constexpr int kMaxDepth = 64;
+using Json = nlohmann::json;
+
+constexpr std::size_t kMostDepth = 64;
+constexpr std::size_t kMostValues = 2'000'000;  // some 100 bytes of memory each
+
+[[noreturn]] void fail_at(const std::string& where, const nlohmann::detail::exception& error) {
+  const std::string_view what = error.what();
+  const std::size_t colon = what.find("] ");
+  fail("{}: not valid JSON: {}", where,
+       printable(what.substr(colon == std::string_view::npos ? 0 : colon + 2)));
+}
+
+// Looks at a document without building it, in time proportional to it: the parser's own callbacks take
+// quadratic time for many objects in one list.
+class Checker final : public nlohmann::json_sax<Json> {
+ public:
+  explicit Checker(const std::string& where) : where_(where) {}
+
+  bool null() override { return value(); }
+  bool boolean(bool) override { return value(); }
+  bool number_integer(number_integer_t) override { return value(); }
+  bool number_unsigned(number_unsigned_t) override { return value(); }
+  bool number_float(number_float_t, const string_t&) override { return value(); }
+  bool string(string_t&) override { return value(); }
+  bool binary(binary_t&) override { return value(); }
+  bool start_object(std::size_t) override { return enter(); }
+  bool start_array(std::size_t) override { return enter(); }
+  bool end_object() override { return leave(); }
+  bool end_array() override { return leave(); }
+  bool key(string_t& key) override {
+    require(keys_.back().insert(key).second, "{}: key '{}' stands twice", where_, printable(key));
+    return true;
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& error) override {
+    fail_at(where_, error);
+  }
+
+ private:
+  bool value() {
+    require(++values_ <= kMostValues, "{}: has more than {} values", where_, kMostValues);
+    return true;
+  }
+  bool enter() {
+    require(keys_.size() < kMostDepth, "{}: nested deeper than {}", where_, kMostDepth);
+    keys_.emplace_back();
+    return value();
+  }
+  bool leave() {
+    keys_.pop_back();
+    return true;
+  }
+
+  const std::string& where_;
+  std::size_t values_ = 0;
+  std::vector<std::set<std::string, std::less<>>> keys_;  // of each object that we are in; none of a list
+};
+
+}  // namespace
+
+Json parse_json_object(std::string_view text, std::string_view where) {
   const std::string shown = printable(where);
   require(text.find('\0') == std::string_view::npos, "{}: has a zero byte", shown);
-  std::vector<std::set<std::string, std::less<>>> keys;
-  const auto check = [&](int depth, Json::parse_event_t event, Json& value) {
-    require(depth < kMaxDepth, "{}: nested deeper than {}", shown, kMaxDepth);
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key) {
-      const auto& key = value.get_ref<const std::string&>();
-      require(keys.back().insert(key).second, "{}: key '{}' stands twice", shown, printable(key));
-    }
-    return true;
-  };
-  try {
-    Json json = Json::parse(text.begin(), text.end(), check);
-    require(json.is_object(), "{}: is of type {}, expected an object", shown, json.type_name());
-    return json;
-  } catch (const Json::exception& error) {
-    const std::string_view what = error.what();
-    const std::size_t colon = what.find("] ");
-    fail("{}: not valid JSON: {}", shown,
-         printable(what.substr(colon == std::string_view::npos ? 0 : colon + 2)));
-  }
+  Checker checker(shown);
+  Json::sax_parse(text.begin(), text.end(), &checker);
+  Json json = Json::parse(text.begin(), text.end());
+  require(json.is_object(), "{}: is of type {}, expected an object", shown, json.type_name());
+  return json;
 }
 
 }  // namespace upmoe

@@ -26,7 +26,20 @@ constexpr std::array<std::string_view, 12> kCarried = {"tokenizer.json",
                                                        "NOTICE"};
 constexpr std::array<std::string_view, 4> kCarriedPrefixes = {"LICENSE", "LICENCE", "NOTICE", "USE_POLICY"};
 constexpr std::string_view kTemplates = "additional_chat_templates";
-constexpr std::uint64_t kMostBytes = 256u << 20;
+constexpr std::uint64_t kMostBytes = 256u << 20;  // of all of them: they are held in memory
+constexpr std::uint64_t kMostConfigBytes = 16u << 20;
+
+// ordered_json, whose parsing does not look for each key among all before it: parse_json_object has done
+// that.
+template <class Key, class Value, class Less, class Allocator>
+struct AppendingMap : nlohmann::ordered_map<Key, Value, Less, Allocator> {
+  using nlohmann::ordered_map<Key, Value, Less, Allocator>::ordered_map;
+  Value& operator[](const Key& key) {
+    this->emplace_back(key, Value{});
+    return this->back().second;
+  }
+};
+using OrderedJson = nlohmann::basic_json<AppendingMap>;
 
 bool is_carried(std::string_view name) {
   return std::ranges::find(kCarried, name) != kCarried.end() ||
@@ -36,8 +49,14 @@ bool is_carried(std::string_view name) {
 
 void add(std::vector<SideFile>& out, const Folder& folder, const std::string& name,
          const std::string& prefix) {
-  SideFile file{prefix + name, read_small_file(folder.file(name, folder.path().string()), kMostBytes)};
-  if (name == "tokenizer_config.json") {
+  const bool is_config = name == "tokenizer_config.json";
+  SideFile file{prefix + name, read_small_file(folder.file(name, folder.path().string()),
+                                               is_config ? kMostConfigBytes : kMostBytes)};
+  std::uint64_t bytes = file.text.size();
+  for (const SideFile& other : out) bytes += other.text.size();
+  require(bytes <= kMostBytes, "{}: with '{}' the tokenizer and other side files take more than {}",
+          printable(folder.path().string()), printable(name), human_bytes(kMostBytes));
+  if (is_config) {
     std::string both = readable_by_both(file.text, (folder.path() / name).string());
     file.changed = both != file.text;
     file.text = std::move(both);
@@ -62,9 +81,9 @@ std::vector<SideFile> side_files(const Folder& source) {
 
 std::string readable_by_both(const std::string& tokenizer_config, std::string_view where) {
   parse_json_object(tokenizer_config, where);  // refuses what is hostile; below, the order of keys is kept
-  auto json = nlohmann::ordered_json::parse(tokenizer_config);
+  auto json = OrderedJson::parse(tokenizer_config);
   bool changed = false;
-  if (json.value("tokenizer_class", nlohmann::ordered_json()) == "TokenizersBackend") {
+  if (json.value("tokenizer_class", OrderedJson()) == "TokenizersBackend") {
     json["tokenizer_class"] = "PreTrainedTokenizerFast";
     json.erase("backend");
     json.erase("is_local");

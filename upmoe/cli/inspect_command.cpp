@@ -124,7 +124,7 @@ Action inspect_command(CLI::App& app) {
     const Inspection found =
         inspect(arguments->folder, kRows, std::max(1u, std::thread::hardware_concurrency()));
     if (arguments->json)
-      fmt::print("{}\n", to_json(found).dump(2));
+      fmt::print("{}\n", to_json(found).dump(2, ' ', /*ensure_ascii=*/true));
     else
       print(found, arguments->folder);
     return kOk;
