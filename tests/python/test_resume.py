@@ -19,7 +19,7 @@ import tiny
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 KILLS = int(os.environ.get("UPMOE_KILLS", "200"))  # make kill-test: 1000
 SEED = int(os.environ.get("UPMOE_KILL_SEED", "1"))
-OPTIONS = ("--experts", "4", "--max-shard-size", "5MB", "--threads", "2")  # four files, eight blocks
+OPTIONS = ("--experts", "4", "--max-shard-size", "5MB", "--threads", "2")  # five files, ten blocks
 PARTIAL, JOURNAL = "out.upmoe-partial", "upmoe-journal"
 
 pytestmark = pytest.mark.skipif(
@@ -39,7 +39,7 @@ def library(tmp_path_factory):
 def undisturbed(tmp_path_factory, library):
     """A source, what comes out of it, and how many system calls that takes."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    synthetic.make(folder / "source", layers=2, H=256, F=1024)
+    synthetic.make(folder / "source", layers=3, H=256, F=1024)
     (folder / "source" / "tokenizer.json").write_text("{}")
     plain = faults.Faults(library, folder / "source", folder / "plain", *OPTIONS)
     assert plain.run().returncode == 0
@@ -58,9 +58,15 @@ def conversion(tmp_path, library, undisturbed):
 
 
 @pytest.fixture
-def killed(conversion):
-    """One that was killed in the middle of its blocks."""
-    assert conversion.run("pwrite:6:KILL").returncode == -signal.SIGKILL
+def late(undisturbed):
+    """A call with only a few blocks left."""
+    return f"pwrite:{undisturbed[1]['pwrite'] - 2}"
+
+
+@pytest.fixture
+def killed(conversion, late):
+    """One that was killed late among its blocks."""
+    assert conversion.run(f"{late}:KILL").returncode == -signal.SIGKILL
     assert os.listdir(conversion.out.parent) == [PARTIAL]
     return conversion
 
@@ -196,12 +202,20 @@ def test_killed_at_every_call_of_the_end(tmp_path, library, undisturbed):
             assert_finished(conversion, expected, conversion.run("", "--resume"), f"any:{n}:KILL")
 
 
-def test_what_is_there_is_not_made_again(conversion, undisturbed, tmp_path):
+def test_what_is_there_is_not_made_again(killed, undisturbed, tmp_path):
     _, full, expected = undisturbed
-    assert conversion.run("pwrite:8:KILL", "--resume").returncode == -signal.SIGKILL
-    resumed = conversion.counts(tmp_path, "--resume", under=partial_of(conversion))
-    assert faults.contents(conversion.out) == expected
-    assert resumed["pwrite"] < full["pwrite"]
+    resumed = killed.counts(tmp_path, "--resume", under=partial_of(killed))
+    assert faults.contents(killed.out) == expected
+    assert resumed["pwrite"] < full["pwrite"] / 2
+
+
+def test_before_anything_is_done_an_interrupt_leaves_nothing_even_so(conversion):
+    process = conversion.start("pwrite:1:STOP", "--resume")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    process.communicate(timeout=60)
+    left = os.listdir(conversion.out.parent)
+    assert process.returncode == INTERRUPTED and left in ([], [PARTIAL])  # the first blocks may be done by then
 
 
 def test_without_anything_to_go_on_with_it_starts(conversion, undisturbed):
@@ -209,10 +223,9 @@ def test_without_anything_to_go_on_with_it_starts(conversion, undisturbed):
 
 
 @pytest.mark.parametrize("damage", range(len(DAMAGES)))
-def test_damage_is_found_and_made_good(conversion, undisturbed, damage):
-    assert conversion.run("pwrite:8:KILL", "--resume").returncode == -signal.SIGKILL
-    what = DAMAGES[damage](partial_of(conversion), random.Random(damage))
-    assert_finished(conversion, undisturbed[2], conversion.run("", "--resume"), what)
+def test_damage_is_found_and_made_good(killed, undisturbed, damage):
+    what = DAMAGES[damage](partial_of(killed), random.Random(damage))
+    assert_finished(killed, undisturbed[2], killed.run("", "--resume"), what)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +252,7 @@ def test_it_goes_on_with_other_options_that_change_no_byte(killed, undisturbed):
 
 def test_it_does_not_go_on_with_another_source(killed, tmp_path):
     source = shutil.copytree(killed.source, tmp_path / "source")
-    shard = source / "model-00001-of-00003.safetensors"
+    shard = source / "model-00001-of-00004.safetensors"
     with shard.open("r+b") as file:
         file.seek(-100, os.SEEK_END)
         file.write(b"x" * 100)
@@ -259,19 +272,18 @@ def test_force_starts_anew(killed, undisturbed):
     assert_finished(killed, undisturbed[2], killed.run("", "--force", "--seed", "0"))
 
 
-def test_an_error_leaves_what_a_resume_needs_only_if_one_was_asked_for(conversion, undisturbed):
-    assert conversion.run("pwrite:6:ENOSPC").returncode == FAILED
+def test_an_error_leaves_what_a_resume_needs_only_if_one_was_asked_for(conversion, undisturbed, late):
+    assert conversion.run(f"{late}:ENOSPC").returncode == FAILED
     assert os.listdir(conversion.out.parent) == []
-    result = conversion.run("pwrite:6:ENOSPC", "--resume")
-    assert_refused(result, "No space left.*--resume|No space left")
+    assert_refused(conversion.run(f"{late}:ENOSPC", "--resume"), "No space left.*--resume")
     assert os.listdir(conversion.out.parent) == [PARTIAL]
     assert_finished(conversion, undisturbed[2], conversion.run("", "--resume"))
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM], ids=lambda sent: sent.name)
-def test_an_interrupt_leaves_what_a_resume_needs_only_if_one_was_asked_for(conversion, undisturbed, sent):
+def test_an_interrupt_leaves_what_a_resume_needs_only_if_one_was_asked_for(conversion, undisturbed, late, sent):
     for options, left in (((), []), (("--resume",), [PARTIAL])):
-        process = conversion.start("pwrite:5:STOP", *options)
+        process = conversion.start(f"{late}:STOP", *options)
         process.send_signal(sent)
         process.send_signal(signal.SIGCONT)
         _, message = process.communicate(timeout=60)
