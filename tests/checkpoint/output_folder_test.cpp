@@ -44,6 +44,15 @@ TEST_F(OutputFolderTest, IsNotSeenBeforeItIsWhole) {
   EXPECT_EQ(read_file(temp_ / "out" / "config.json"), "new");
 }
 
+TEST_F(OutputFolderTest, IsNotMistakenForAnotherThatTookItsPlace) {
+  OutputFolder output(temp_ / "out", false);
+  fs::rename(output.partial(), temp_ / "elsewhere");
+  EXPECT_TRUE(fails_with([&] { output.commit(); }, {"/out.upmoe-partial", "was removed or replaced"}));
+  write_file(output.partial() / "config.json", "of someone else");
+  EXPECT_TRUE(fails_with([&] { output.commit(); }, {"/out.upmoe-partial", "was removed or replaced"}));
+  EXPECT_FALSE(fs::exists(temp_ / "out"));
+}
+
 TEST_F(OutputFolderTest, LeavesNothingWhenItIsNotCommitted) {
   {
     OutputFolder output(temp_ / "a" / "b" / "out", false);

@@ -85,3 +85,21 @@ write("recipe_fuzz", {
     "deep": "seed = " + "[" * 300,
     "dotted": "router.logit.std = 1\n",
 })
+head = json.dumps({"upmoe": "0.1.0", "options": {"method": "drop", "ratio": 0.5, "seed": 0}, "ranks": 1, "source": {
+    "config.json": "db0cca0c0f5a55a6",
+    "model.safetensors": {"bytes": 164568, "modified": "2026-11-24T06:57:05.423750388Z", "header": "b95b812be74a1649"}}})
+write("journal_fuzz", {
+    "whole":         'upmoe-journal 1 8df3970468dc3416 {"upmoe":"0.1.0","options":{"method":"drop","ratio":0.5,"indices":"shared","experts":4,"top-k":2,"target":"mixtral","seed":0,"router-init":"auto","router-logit-std":0.5,"max-shard-size":"2000000"},"ranks":1,"source":{"config.json":"db0cca0c0f5a55a6","model-00001-of-00002.safetensors":{"bytes":1902568,"modified":"2026-11-24T06:57:05.423750388Z","header":"0a09ac84d2e8839c"},"model-00002-of-00002.safetensors":{"bytes":164568,"modified":"2026-11-24T06:57:05.423750388Z","header":"b95b812be74a1649"}}}\n'
+        '0 0 25631923b2f2db24 e1b386642e9d43e2\n'
+        '1 0 998bf9338bf4b5b4 70b5110e9f8a983d\n'
+        '2 0 4ffc853f1cc7f3ff d886ca07f278fd18\n',  # as a run has left it
+    # Without the hashes, which the target puts in.
+    "lines": head + "\n0 0 25631923b2f2db24\n1 0 998bf9338bf4b5b4\n0 1 0000000000000000\n",
+    "large_numbers": head + "\n18446744073709551615 18446744073709551615 ffffffffffffffff\n",
+    "odd_numbers": head + "\n00 1 25631923b2f2db24\n-1 0 1\n1 0x1 99\n18446744073709551616 0 1\n",
+    "twice": head + "\n3 4 25631923b2f2db24\n3 4 998bf9338bf4b5b4\n",
+    "no_json": "head\n0 0 25631923b2f2db24\n",
+    "another_form": '{"options": [1, {"a": null}], "": {"/~": {}}}\n',
+    "torn": head + "\n0 0 2563192",
+    "empty_lines": head + "\n\n\n0 0 25631923b2f2db24\n",
+})

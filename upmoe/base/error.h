@@ -1,8 +1,11 @@
 #pragma once
 #include <fmt/format.h>
 
+#include <cerrno>
+#include <cstring>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace upmoe {
@@ -23,6 +26,10 @@ struct Interrupted : Error {
   explicit Interrupted(const std::string& what = "interrupted; nothing was left behind") : Error(what) {}
 };
 
+// What errno says when the message is made. As an argument of require, std::strerror(errno) may be evaluated
+// before the call whose failure it is to explain.
+struct ErrnoText {};
+
 template <class... Args>
 [[noreturn]] void fail(fmt::format_string<Args...> message, Args&&... args) {
   throw Error(fmt::format(message, std::forward<Args>(args)...));
@@ -40,3 +47,10 @@ void require_asked(bool ok, fmt::format_string<Args...> message, Args&&... args)
 }
 
 }  // namespace upmoe
+
+template <>
+struct fmt::formatter<upmoe::ErrnoText> : fmt::formatter<std::string_view> {
+  auto format(upmoe::ErrnoText /*errno*/, fmt::format_context& context) const {
+    return fmt::formatter<std::string_view>::format(std::strerror(errno), context);
+  }
+};

@@ -70,6 +70,14 @@ void check_place(const fs::path& place, bool replace) {
       shown(place));
 }
 
+// Whether that is still the folder that we have open, and not another one that took its name.
+bool is_same_folder(const FileDescriptor& ours, const fs::path& path) {
+  struct stat a {
+  }, b{};
+  return ::fstat(ours.get(), &a) == 0 && ::lstat(path.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
+         a.st_ino == b.st_ino;
+}
+
 int exchange(const fs::path& a, const fs::path& b) {
   return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE);
 }
@@ -99,12 +107,12 @@ OutputFolder::OutputFolder(const fs::path& place, bool replace, Leftover leftove
   const bool is_new = fs::create_directory(partial_, error);
   require(!error, "{}: cannot make the folder: {}", shown(partial_), error.message());
   lock_ = FileDescriptor(::open(partial_.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  require(lock_.get() >= 0, "{}: cannot open: {}", shown(partial_), std::strerror(errno));
-  if (::flock(lock_.get(), (share ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
+  if (lock_.get() < 0 || ::flock(lock_.get(), (share ? LOCK_SH : LOCK_EX) | LOCK_NB) != 0) {
     const int reason = errno;
     lock_ = FileDescriptor(-1);
+    if (is_new && reason != EWOULDBLOCK) fs::remove(partial_, error);  // nobody has come to it yet
     require(reason != EWOULDBLOCK, "{}: another run is writing this output", shown(place_));
-    fail("{}: cannot lock: {}", shown(partial_), std::strerror(reason));
+    fail("{}: cannot open and lock: {}", shown(partial_), std::strerror(reason));
   }
   if (is_new || leftover != Leftover::refuse) return;
   if (!replace) {
@@ -126,6 +134,8 @@ OutputFolder::~OutputFolder() {
 
 void OutputFolder::commit() {
   check_place(place_, replace_);  // again: someone may have taken the name in the meantime
+  require(is_same_folder(lock_, partial_), "{}: was removed or replaced while this run was writing to it",
+          shown(partial_));
   sync_folder(partial_);
   const bool replacing = replace_ && is_there(place_);
   // An exchange is atomic: there is no moment at which neither the old nor the new folder has the name.
@@ -143,7 +153,7 @@ void OutputFolder::commit() {
   const fs::path aside = place_.string() + ".upmoe-old";
   if (replacing)
     require(std::rename(place_.c_str(), aside.c_str()) == 0, "{}: cannot move the old folder aside: {}",
-            shown(place_), std::strerror(errno));
+            shown(place_), ErrnoText{});
   if (std::rename(partial_.c_str(), place_.c_str()) != 0) {
     const int reason = errno;
     const bool back = !replacing || std::rename(aside.c_str(), place_.c_str()) == 0;

@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 
 #include "upmoe/base/error.h"
@@ -122,6 +123,9 @@ int main(int argc, char** argv) {
     return cli::kUsage;
   } catch (const Error& error) {
     say(error.what());
+    return cli::kFailed;
+  } catch (const std::filesystem::filesystem_error& error) {
+    say(printable(error.path1().string()) + ": " + error.code().message());
     return cli::kFailed;
   } catch (const std::bad_alloc&) {
     say("out of memory");
