@@ -55,7 +55,7 @@ std::string find_python() {
 // Runs Python with arguments and gives what it prints.
 std::string run_python(const std::vector<std::string>& arguments) {
   std::array<int, 2> ends{};
-  require(::pipe2(ends.data(), O_CLOEXEC) == 0, "cannot make a pipe: {}", std::strerror(errno));
+  require(::pipe2(ends.data(), O_CLOEXEC) == 0, "cannot make a pipe: {}", ErrnoText{});
   FileDescriptor in(ends[0]), out(ends[1]);
   const std::string python = find_python();
   std::vector<char*> argv = {const_cast<char*>(python.c_str())};
