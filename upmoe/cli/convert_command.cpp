@@ -54,7 +54,7 @@ struct ConvertOptions {
     field(router_init, "router-init", "where the routers start");
     field(seed, "seed", "every random draw follows from it");
     field(max_shard_size, "max-shard-size", "tensor data in one file at most: 5GB, 512MiB ...");
-    field(threads, "threads", "workers, of which 14 at most are used; the bytes do not depend on how many");
+    field(threads, "threads", "workers, of which 10 at most are used; the bytes do not depend on how many");
     field(ranks, "ranks", "processes that share the work, file by file; auto: as torchrun, Slurm or MPI say");
     field(rank, "rank", "which of them this is, from 0 on");
     field(keep_tied, "keep-tied",

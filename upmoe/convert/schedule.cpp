@@ -12,7 +12,7 @@
 namespace upmoe {
 namespace {
 
-constexpr std::size_t kLeastSlots = 16, kMostSlots = 72;
+constexpr std::size_t kAheadSlots = 8, kMostSlots = 72;
 constexpr std::size_t kScanLead = 4;  // blocks between the last scan of a weight and the first that needs it
 
 using Chunk = std::pair<std::size_t, std::uint64_t>;  // file, number
@@ -257,7 +257,7 @@ std::size_t num_slots(const Plan& plan) {
   std::uint64_t largest = 0;
   for (const DenseModel::Weight& weight : plan.source.weights())
     if (weight.is.role == Role::matrix) largest = std::max(largest, weight.stored.info->bytes());
-  return std::clamp<std::size_t>(2 * (largest / kBlockBytes + 2) + 4, kLeastSlots, kMostSlots);
+  return std::min<std::size_t>(largest / kBlockBytes + 2 + kAheadSlots, kMostSlots);
 }
 
 }  // namespace upmoe

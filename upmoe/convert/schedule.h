@@ -62,7 +62,8 @@ struct Copies {
 };
 std::vector<Copies> copies(const Plan& plan, std::size_t file);
 
-// Slots of kBlockBytes that a plan gets: two of its largest matrices, within bounds that no model moves.
+// Slots of kBlockBytes that a plan gets: for its largest matrix and some reading ahead, up to a bound that no
+// model moves. Few, since memory that was never touched costs more than reading into it.
 std::size_t num_slots(const Plan& plan);
 
 }  // namespace upmoe

@@ -10,7 +10,7 @@
 namespace upmoe {
 
 inline constexpr std::size_t kBlockBytes = 4u << 20;  // what is read and written at a time
-inline constexpr std::size_t kPoolBlocks = 16;        // blocks in memory during a run
+inline constexpr std::size_t kPoolBlocks = 12;        // blocks in memory during a run
 inline constexpr std::size_t kBlockAlignment = 4096;  // of buffers, places and sizes past the page cache
 
 // A file that is written in aligned blocks, past the page cache where the file system allows it, and through

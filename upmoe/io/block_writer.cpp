@@ -1,21 +1,10 @@
 #include "upmoe/io/block_writer.h"
 
-#include <sys/mman.h>
-
-#include <cerrno>
-#include <cstring>
-
-#include "upmoe/base/error.h"
-
 namespace upmoe {
 
-BlockWriter::BlockWriter(std::size_t num_buffers) : memory_bytes_(num_buffers * kBlockBytes) {
-  void* memory = ::mmap(nullptr, memory_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  require(memory != MAP_FAILED, "cannot allocate {} bytes of buffers: {}", memory_bytes_,
-          std::strerror(errno));
-  memory_ = static_cast<std::byte*>(memory);
-  ::madvise(memory_, memory_bytes_, MADV_HUGEPAGE);  // a hint: fewer page faults where it works
-  for (std::size_t i = num_buffers; i-- > 0;) free_.emplace_back(memory_ + i * kBlockBytes, kBlockBytes);
+BlockWriter::BlockWriter(std::size_t num_buffers) : memory_(num_buffers * kBlockBytes, /*memory=*/true) {
+  for (std::size_t i = num_buffers; i-- > 0;)
+    free_.emplace_back(memory_.begin() + i * kBlockBytes, kBlockBytes);
 }
 
 // In two steps, so that a thread that can't be started finds a destructor that stops those that run.
@@ -31,7 +20,6 @@ BlockWriter::~BlockWriter() {
   }
   changed_.notify_all();
   threads_.clear();  // joins
-  ::munmap(memory_, memory_bytes_);
 }
 
 std::span<std::byte> BlockWriter::acquire() {

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "upmoe/io/address_range.h"
 #include "upmoe/io/block_file.h"
 
 namespace upmoe {
@@ -47,8 +48,7 @@ class BlockWriter {
   };
   void write_until_stopped();
 
-  std::byte* memory_;
-  std::size_t memory_bytes_;
+  AddressRange memory_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<std::span<std::byte>> free_;

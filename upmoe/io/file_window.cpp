@@ -33,14 +33,6 @@ bool is_cached(int fd, std::uint64_t at, std::uint64_t bytes) {
   return cached_pages(fd, at, bytes) >= static_cast<std::int64_t>((bytes + page - 1) / page);
 }
 
-void* map(void* at, std::uint64_t bytes, int protection, int flags, int fd, std::uint64_t offset,
-          const std::filesystem::path& path) {
-  void* address = ::mmap(at, bytes, protection, flags, fd, static_cast<off_t>(offset));
-  require(address != MAP_FAILED, "{}: cannot map {} of addresses: {}", printable(path.string()),
-          human_bytes(bytes), std::strerror(errno));
-  return address;
-}
-
 // What pread() has answered, at a place where there must be something.
 void require_read(ssize_t got, const std::filesystem::path& path, std::uint64_t at,
                   std::uint64_t file_bytes) {
@@ -49,51 +41,38 @@ void require_read(ssize_t got, const std::filesystem::path& path, std::uint64_t 
           printable(path.string()), at, file_bytes);
 }
 
+// Takes the pages of a chunk from one address to another, without copying them.
+void move_pages(void* from, void* to) {
+  void* const at =
+      ::mremap(from, kBlockBytes, kBlockBytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to);
+  require(at == to, "cannot move {} of memory: {}", human_bytes(kBlockBytes), std::strerror(errno));
+}
+
 }  // namespace
+
+FileWindow::File::File(const std::filesystem::path& path, const FileIdentity& expected)
+    : path(path),
+      cached(open_regular_file(path)),
+      direct(::open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK)),
+      identity(identity_of(cached, path)),
+      addresses(num_chunks(identity.bytes) * kBlockBytes, /*memory=*/false),
+      slot_of_chunk(num_chunks(identity.bytes)) {
+  require(identity == expected, "{}: has changed since its header was read", printable(path.string()));
+  require(direct.get() < 0 || identity_of(direct, path) == identity, "{}: was replaced while it was opened",
+          printable(path.string()));
+}
 
 FileWindow::FileWindow(const std::vector<std::filesystem::path>& paths,
                        const std::vector<FileIdentity>& expected, std::size_t num_slots)
-    : memory_(::memfd_create("upmoe-window", MFD_CLOEXEC)) {
-  require(memory_.get() >= 0 && ::ftruncate(memory_.get(), static_cast<off_t>(num_slots * kBlockBytes)) == 0,
-          "cannot allocate {} of memory to read into: {}", human_bytes(num_slots * kBlockBytes),
-          std::strerror(errno));
-  try {
-    for (std::size_t f = 0; f < paths.size(); ++f) {
-      File& file = files_.emplace_back();
-      file.path = paths[f];
-      file.cached = open_regular_file(file.path);
-      file.identity = identity_of(file.cached, file.path);
-      require(file.identity == expected[f], "{}: has changed since its header was read",
-              printable(file.path.string()));
-      file.direct = FileDescriptor(::open(file.path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK));
-      if (file.direct.get() >= 0 && identity_of(file.direct, file.path) != file.identity)
-        fail("{}: was replaced while it was opened", printable(file.path.string()));
-      file.bytes = file.identity.bytes;
-      if (file.bytes == 0) continue;
-      file.reserved = num_chunks(file.bytes) * kBlockBytes;
-      file.begin = static_cast<std::byte*>(map(
-          nullptr, file.reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0, file.path));
-    }
-  } catch (...) {
-    release_all();
-    throw;
-  }
-}
-
-FileWindow::~FileWindow() { release_all(); }
-
-void FileWindow::release_all() {
-  for (const File& file : files_)
-    if (file.begin != nullptr) ::munmap(file.begin, file.reserved);
+    : slots_(num_slots * kBlockBytes, /*memory=*/true) {
+  for (std::size_t f = 0; f < paths.size(); ++f) files_.emplace_back(paths[f], expected[f]);
 }
 
 void FileWindow::load(std::size_t f, std::uint64_t chunk, std::size_t slot) {
   File& file = files_[f];
-  const std::uint64_t at = chunk * kBlockBytes,
-                      wanted = std::min<std::uint64_t>(kBlockBytes, file.bytes - at);
-  std::byte* const to = file.begin + at;
-  map(to, kBlockBytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory_.get(), slot * kBlockBytes,
-      file.path);
+  const std::uint64_t at = chunk * kBlockBytes, bytes = file.identity.bytes,
+                      wanted = std::min<std::uint64_t>(kBlockBytes, bytes - at);
+  std::byte* const to = slots_.begin() + slot * kBlockBytes;
   const bool cached = is_cached(file.cached.get(), at, wanted);
   bool direct = file.direct.get() >= 0 && !cached;
   for (std::uint64_t done = 0; done < wanted;) {
@@ -107,13 +86,15 @@ void FileWindow::load(std::size_t f, std::uint64_t chunk, std::size_t slot) {
       direct = false;
       continue;
     }
-    require_read(got, file.path, at + done, file.bytes);
+    require_read(got, file.path, at + done, bytes);
     done += static_cast<std::uint64_t>(got);
     if (direct && done % kBlockAlignment != 0 && done < wanted) direct = false;  // a short read, off the grid
   }
   if (!direct && !cached)
     ::posix_fadvise(file.cached.get(), static_cast<off_t>(at), static_cast<off_t>(wanted),
                     POSIX_FADV_DONTNEED);
+  move_pages(to, file.addresses.begin() + at);
+  file.slot_of_chunk[chunk] = slot;
 }
 
 void FileWindow::read(std::size_t f, std::uint64_t at, std::span<std::byte> out) const {
@@ -122,14 +103,20 @@ void FileWindow::read(std::size_t f, std::uint64_t at, std::span<std::byte> out)
     const ssize_t got =
         ::pread(file.cached.get(), out.data() + done, out.size() - done, static_cast<off_t>(at + done));
     if (got < 0 && errno == EINTR) continue;
-    require_read(got, file.path, at + done, file.bytes);
+    require_read(got, file.path, at + done, file.identity.bytes);
     done += static_cast<std::size_t>(got);
   }
 }
 
 void FileWindow::drop(std::size_t f, std::uint64_t chunk) {
-  map(files_[f].begin + chunk * kBlockBytes, kBlockBytes, PROT_NONE,
-      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0, files_[f].path);
+  File& file = files_[f];
+  std::byte* const from = file.addresses.begin() + chunk * kBlockBytes;
+  move_pages(from, slots_.begin() + file.slot_of_chunk[chunk] * kBlockBytes);
+  // What is touched from now on is a fault. A new mapping is one with its neighbours, so that they don't add
+  // up.
+  void* const room =
+      ::mmap(from, kBlockBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  require(room == from, "cannot map {} of addresses: {}", human_bytes(kBlockBytes), std::strerror(errno));
 }
 
 void FileWindow::require_unchanged() const {

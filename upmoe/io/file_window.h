@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
-#include <string>
 #include <vector>
 
+#include "upmoe/io/address_range.h"
 #include "upmoe/io/block_file.h"
 #include "upmoe/io/file_descriptor.h"
 
@@ -20,13 +20,12 @@ class FileWindow {
   // `expected`: of each file, what it was when its header was read.
   FileWindow(const std::vector<std::filesystem::path>& paths, const std::vector<FileIdentity>& expected,
              std::size_t num_slots);
-  ~FileWindow();
   FileWindow(const FileWindow&) = delete;
   FileWindow& operator=(const FileWindow&) = delete;
 
   // The whole file's range. Only what is loaded may be touched.
   std::span<const std::byte> bytes(std::size_t file) const {
-    return {files_[file].begin, files_[file].bytes};
+    return {files_[file].addresses.begin(), files_[file].identity.bytes};
   }
 
   // Brings a chunk that is not there into a slot that is free. From any thread, for different chunks and
@@ -43,16 +42,15 @@ class FileWindow {
 
  private:
   struct File {
+    File(const std::filesystem::path& path, const FileIdentity& expected);
     std::filesystem::path path;
+    FileDescriptor cached, direct;  // through the page cache, and past it (-1 where the file system can't)
     FileIdentity identity;
-    FileDescriptor direct{-1},
-        cached{-1};  // past the page cache (if the file system allows it), and through it
-    std::byte* begin = nullptr;
-    std::uint64_t bytes = 0, reserved = 0;
+    AddressRange addresses;
+    std::vector<std::size_t> slot_of_chunk;  // of those that are loaded
   };
-  void release_all();
 
-  FileDescriptor memory_{-1};
+  AddressRange slots_;  // whose memory moves to a file's addresses and back
   std::vector<File> files_;
 };
 
