@@ -92,7 +92,6 @@ class Conversion {
       if (!out.missing.empty() || (shared_ && finishing.get() < 0)) return out;
       if (shared_) hashes = collect_hashes();
       write_the_rest(hashes);
-      if (options_.cancelled != nullptr && *options_.cancelled) throw Interrupted();
       output_.commit();
     } catch (const Interrupted&) {
       if (!kept_) throw;
@@ -119,11 +118,16 @@ class Conversion {
   }
 
   Converted run_with(Journal& journal) {
-    try {
-      return {run_plan(plan_, partial_, options_, journal), {}};
-    } catch (...) {
+    const auto keep_what_is_worth_it = [&] {
       kept_ = shared_ || (options_.resume && !journal.is_empty());
       output_.keep(kept_);
+    };
+    try {
+      Converted out{run_plan(plan_, partial_, options_, journal), {}};
+      keep_what_is_worth_it();
+      return out;
+    } catch (...) {
+      keep_what_is_worth_it();
       throw;
     }
   }
@@ -159,7 +163,7 @@ class Conversion {
     FileDescriptor lock(::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
     if (lock.get() < 0 && errno == ENOENT) return lock;
     require(lock.get() >= 0 && ::flock(lock.get(), LOCK_EX) == 0, "{}: cannot lock: {}",
-            printable(path.string()), std::strerror(errno));
+            printable(path.string()), ErrnoText{});
     struct stat ours {
     }, there{};
     const bool is_same = ::fstat(lock.get(), &ours) == 0 && ::stat(path.c_str(), &there) == 0 &&
@@ -206,6 +210,7 @@ class Conversion {
     write("upmoe.json", manifest_json(plan_, hashes, carried_));
     write("upmoe-recipe.toml", recipe_toml(plan_));
     write("README.md", model_card(plan_, card_));
+    if (options_.cancelled != nullptr && *options_.cancelled) throw Interrupted();
     for (const std::string& name : working) fs::remove(partial_ / name);
   }
 

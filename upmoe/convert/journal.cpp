@@ -50,8 +50,7 @@ void write_all(int fd, std::string_view text, const std::filesystem::path& path)
   for (std::size_t done = 0; done < text.size();) {
     const ssize_t put = ::write(fd, text.data() + done, text.size() - done);
     if (put < 0 && errno == EINTR) continue;
-    require(put > 0, "{}: cannot write: {}", printable(path.string()),
-            std::strerror(put < 0 ? errno : ENOSPC));
+    require(put > 0, "{}: cannot write: {}", printable(path.string()), ErrnoText{});
     done += static_cast<std::size_t>(put);
   }
 }
@@ -82,18 +81,18 @@ JournalText parse_journal(std::string_view text) {
 Journal::Journal(const std::filesystem::path& path, const std::string& head)
     : path_(path), file_(::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666)) {
   const std::string where = printable(path.string());
-  require(file_.get() >= 0, "{}: cannot open: {}", where, std::strerror(errno));
+  require(file_.get() >= 0, "{}: cannot open: {}", where, ErrnoText{});
   if (::flock(file_.get(), LOCK_EX | LOCK_NB) != 0)
-    fail("{}: another run is writing this: {}", where, std::strerror(errno));
+    fail("{}: another run is writing this: {}", where, ErrnoText{});
   before_ = parse_journal(read_small_file(path, 1u << 30));
   if (!before_.head.empty()) require_same_head(before_.head, head, path);
   num_records_ = before_.blocks.size();
   require(::ftruncate(file_.get(), static_cast<off_t>(before_.valid_bytes)) == 0 &&
               ::lseek(file_.get(), 0, SEEK_END) >= 0,
-          "{}: cannot cut what is torn: {}", where, std::strerror(errno));
+          "{}: cannot cut what is torn: {}", where, ErrnoText{});
   if (before_.head.empty())
     write_all(file_.get(), fmt::format("{}{} {}\n", kMagic, hex(xxh3(head)), head), path_);
-  require(::fsync(file_.get()) == 0, "{}: cannot make it durable: {}", where, std::strerror(errno));
+  require(::fsync(file_.get()) == 0, "{}: cannot make it durable: {}", where, ErrnoText{});
   sync_folder(path.parent_path());
 }
 
@@ -108,7 +107,7 @@ void Journal::add(std::uint64_t file, std::uint64_t block, std::uint64_t hash) {
   write_all(file_.get(), text, path_);
   if (++num_records_ % kSyncEvery == 0)
     require(::fdatasync(file_.get()) == 0, "{}: cannot make it durable: {}", printable(path_.string()),
-            std::strerror(errno));
+            ErrnoText{});
 }
 
 namespace {

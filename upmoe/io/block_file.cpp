@@ -28,7 +28,7 @@ FileDescriptor open(const std::filesystem::path& path, BlockFile::Open how, bool
     if (is_new) ::unlink(path.c_str());  // some have created it all the same
     fd = ::open(path.c_str(), flags, 0666);
   }
-  require(fd >= 0, "{}: cannot create: {}", printable(path.string()), std::strerror(errno));
+  require(fd >= 0, "{}: cannot create: {}", printable(path.string()), ErrnoText{});
   return FileDescriptor(fd);
 }
 
@@ -54,7 +54,7 @@ BlockFile::BlockFile(const std::filesystem::path& path, std::uint64_t bytes, Ope
   require(!known || S_ISREG(there.st_mode), "{}: not a regular file", printable(path.string()));
   if (!reserve) {
     require(::ftruncate(file_.get(), static_cast<off_t>(bytes)) == 0, "{}: cannot set its size: {}",
-            printable(path.string()), std::strerror(errno));
+            printable(path.string()), ErrnoText{});
     return;
   }
   const std::uint64_t free =
@@ -64,7 +64,7 @@ BlockFile::BlockFile(const std::filesystem::path& path, std::uint64_t bytes, Ope
   const bool reserved = bytes == 0 || ::fallocate(file_.get(), 0, 0, static_cast<off_t>(bytes)) == 0;
   // EOPNOTSUPP: this file system can't reserve; then the writes will tell.
   require(reserved || errno == EOPNOTSUPP, "{}: cannot reserve {}: {}", printable(path.string()),
-          human_bytes(bytes), std::strerror(errno));
+          human_bytes(bytes), ErrnoText{});
 }
 
 void BlockFile::write(std::uint64_t at, std::span<std::byte> block) {
@@ -81,11 +81,10 @@ void BlockFile::write(std::uint64_t at, std::span<std::byte> block) {
       // Accepted at open, refused at write (some network and FUSE file systems): go on through the page
       // cache.
       require(::fcntl(file_.get(), F_SETFL, 0) == 0, "{}: cannot leave direct I/O: {}",
-              printable(path_.string()), std::strerror(errno));
+              printable(path_.string()), ErrnoText{});
       continue;
     }
-    require(put > 0, "{}: cannot write at byte {}: {}", printable(path_.string()), at + done,
-            std::strerror(put < 0 ? errno : ENOSPC));
+    require(put > 0, "{}: cannot write at byte {}: {}", printable(path_.string()), at + done, ErrnoText{});
     done += static_cast<std::size_t>(put);
   }
   if (direct_) return;
@@ -105,8 +104,7 @@ bool BlockFile::read(std::uint64_t at, std::span<std::byte> block) const {
   for (std::size_t done = 0; done < block.size();) {
     const ssize_t got = ::pread(file_.get(), block.data() + done, size - done, static_cast<off_t>(at + done));
     if (got < 0 && errno == EINTR) continue;
-    require(got >= 0, "{}: cannot read at byte {}: {}", printable(path_.string()), at + done,
-            std::strerror(errno));
+    require(got >= 0, "{}: cannot read at byte {}: {}", printable(path_.string()), at + done, ErrnoText{});
     if (got == 0 || (direct_ && static_cast<std::size_t>(got) < block.size() - done)) return false;
     done += static_cast<std::size_t>(got);
   }
@@ -121,20 +119,20 @@ void BlockFile::share(std::uint64_t from, std::uint64_t to, std::uint64_t bytes)
 
 void BlockFile::finish() {
   require(::ftruncate(file_.get(), static_cast<off_t>(bytes_)) == 0, "{}: cannot set its size: {}",
-          printable(path_.string()), std::strerror(errno));
+          printable(path_.string()), ErrnoText{});
   require(::fdatasync(file_.get()) == 0, "{}: cannot make it durable: {}", printable(path_.string()),
-          std::strerror(errno));
+          ErrnoText{});
 }
 
 std::string why_no_reflinks(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "upmoe-reflink-trial";
   std::filesystem::remove(path);
   const FileDescriptor trial(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  require(trial.get() >= 0, "{}: cannot create: {}", printable(path.string()), std::strerror(errno));
+  require(trial.get() >= 0, "{}: cannot create: {}", printable(path.string()), ErrnoText{});
   std::filesystem::remove(path);  // the open file lives on without a name
   const std::array<std::byte, kBlockAlignment> page{};
   require(::pwrite(trial.get(), page.data(), page.size(), 0) == static_cast<ssize_t>(page.size()),
-          "{}: cannot write: {}", printable(path.string()), std::strerror(errno));
+          "{}: cannot write: {}", printable(path.string()), ErrnoText{});
   const int error = clone_range(trial.get(), 0, kBlockAlignment, kBlockAlignment);
   return error == 0 ? "" : std::strerror(error);
 }

@@ -23,9 +23,9 @@ FileDescriptor::~FileDescriptor() {
 
 FileDescriptor open_regular_file(const std::filesystem::path& path) {
   FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  require(file.get() >= 0, "{}: cannot open: {}", name_of(path), std::strerror(errno));
+  require(file.get() >= 0, "{}: cannot open: {}", name_of(path), ErrnoText{});
   struct stat info {};
-  require(::fstat(file.get(), &info) == 0, "{}: cannot stat: {}", name_of(path), std::strerror(errno));
+  require(::fstat(file.get(), &info) == 0, "{}: cannot stat: {}", name_of(path), ErrnoText{});
   require(S_ISREG(info.st_mode), "{}: not a regular file but {}", name_of(path),
           S_ISDIR(info.st_mode) ? "a folder" : "a device, pipe or socket");
   return file;
@@ -33,13 +33,13 @@ FileDescriptor open_regular_file(const std::filesystem::path& path) {
 
 std::uint64_t file_size(const FileDescriptor& file, const std::filesystem::path& path) {
   struct stat info {};
-  require(::fstat(file.get(), &info) == 0, "{}: cannot stat: {}", name_of(path), std::strerror(errno));
+  require(::fstat(file.get(), &info) == 0, "{}: cannot stat: {}", name_of(path), ErrnoText{});
   return static_cast<std::uint64_t>(info.st_size);
 }
 
 FileIdentity identity_of(const FileDescriptor& file, const std::filesystem::path& path) {
   struct stat info {};
-  require(::fstat(file.get(), &info) == 0, "{}: cannot stat: {}", name_of(path), std::strerror(errno));
+  require(::fstat(file.get(), &info) == 0, "{}: cannot stat: {}", name_of(path), ErrnoText{});
   return {info.st_dev, info.st_ino, static_cast<std::uint64_t>(info.st_size),
           info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec};
 }
@@ -52,7 +52,7 @@ std::string read_small_file(const std::filesystem::path& path, std::uint64_t mos
   for (std::size_t done = 0; done < text.size();) {
     const ssize_t got = ::read(file.get(), text.data() + done, text.size() - done);
     if (got < 0 && errno == EINTR) continue;
-    require(got >= 0, "{}: cannot read: {}", name_of(path), std::strerror(errno));
+    require(got >= 0, "{}: cannot read: {}", name_of(path), ErrnoText{});
     require(got > 0, "{}: ended after {} of {} bytes; is it being written?", name_of(path), done, size);
     done += static_cast<std::size_t>(got);
   }
@@ -61,22 +61,22 @@ std::string read_small_file(const std::filesystem::path& path, std::uint64_t mos
 
 void write_small_file(const std::filesystem::path& path, std::string_view text) {
   const FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  require(file.get() >= 0, "{}: cannot create: {}", name_of(path), std::strerror(errno));
+  require(file.get() >= 0, "{}: cannot create: {}", name_of(path), ErrnoText{});
   for (std::size_t done = 0; done < text.size();) {
     const ssize_t put = ::write(file.get(), text.data() + done, text.size() - done);
     if (put < 0 && errno == EINTR) continue;
-    require(put > 0, "{}: cannot write: {}", name_of(path), std::strerror(put < 0 ? errno : ENOSPC));
+    require(put > 0, "{}: cannot write: {}", name_of(path), ErrnoText{});
     done += static_cast<std::size_t>(put);
   }
-  require(::fsync(file.get()) == 0, "{}: cannot make it durable: {}", name_of(path), std::strerror(errno));
+  require(::fsync(file.get()) == 0, "{}: cannot make it durable: {}", name_of(path), ErrnoText{});
 }
 
 void sync_folder(const std::filesystem::path& folder) {
   const FileDescriptor file(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  require(file.get() >= 0, "{}: cannot open: {}", name_of(folder), std::strerror(errno));
+  require(file.get() >= 0, "{}: cannot open: {}", name_of(folder), ErrnoText{});
   // Some file systems can't sync a folder (EINVAL); there is nothing better to do on them.
   require(::fsync(file.get()) == 0 || errno == EINVAL, "{}: cannot make it durable: {}", name_of(folder),
-          std::strerror(errno));
+          ErrnoText{});
 }
 
 }  // namespace upmoe

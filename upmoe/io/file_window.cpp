@@ -36,7 +36,7 @@ bool is_cached(int fd, std::uint64_t at, std::uint64_t bytes) {
 // What pread() has answered, at a place where there must be something.
 void require_read(ssize_t got, const std::filesystem::path& path, std::uint64_t at,
                   std::uint64_t file_bytes) {
-  require(got >= 0, "{}: cannot read at byte {}: {}", printable(path.string()), at, std::strerror(errno));
+  require(got >= 0, "{}: cannot read at byte {}: {}", printable(path.string()), at, ErrnoText{});
   require(got > 0, "{}: ends at byte {}, expected {}: it became shorter while it was read",
           printable(path.string()), at, file_bytes);
 }
@@ -45,21 +45,21 @@ void require_read(ssize_t got, const std::filesystem::path& path, std::uint64_t 
 void move_pages(void* from, void* to) {
   void* const at =
       ::mremap(from, kBlockBytes, kBlockBytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to);
-  require(at == to, "cannot move {} of memory: {}", human_bytes(kBlockBytes), std::strerror(errno));
+  require(at == to, "cannot move {} of memory: {}", human_bytes(kBlockBytes), ErrnoText{});
 }
 
 }  // namespace
 
-FileWindow::File::File(const std::filesystem::path& path, const FileIdentity& expected)
-    : path(path),
-      cached(open_regular_file(path)),
-      direct(::open(path.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK)),
-      identity(identity_of(cached, path)),
+FileWindow::File::File(const std::filesystem::path& place, const FileIdentity& expected)
+    : path(place),
+      cached(open_regular_file(place)),
+      direct(::open(place.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK)),
+      identity(identity_of(cached, place)),
       addresses(num_chunks(identity.bytes) * kBlockBytes, /*memory=*/false),
       slot_of_chunk(num_chunks(identity.bytes)) {
-  require(identity == expected, "{}: has changed since its header was read", printable(path.string()));
-  require(direct.get() < 0 || identity_of(direct, path) == identity, "{}: was replaced while it was opened",
-          printable(path.string()));
+  require(identity == expected, "{}: has changed since its header was read", printable(place.string()));
+  require(direct.get() < 0 || identity_of(direct, place) == identity, "{}: was replaced while it was opened",
+          printable(place.string()));
 }
 
 FileWindow::FileWindow(const std::vector<std::filesystem::path>& paths,
@@ -116,7 +116,7 @@ void FileWindow::drop(std::size_t f, std::uint64_t chunk) {
   // up.
   void* const room =
       ::mmap(from, kBlockBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  require(room == from, "cannot map {} of addresses: {}", human_bytes(kBlockBytes), std::strerror(errno));
+  require(room == from, "cannot map {} of addresses: {}", human_bytes(kBlockBytes), ErrnoText{});
 }
 
 void FileWindow::require_unchanged() const {

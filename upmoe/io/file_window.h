@@ -42,7 +42,7 @@ class FileWindow {
 
  private:
   struct File {
-    File(const std::filesystem::path& path, const FileIdentity& expected);
+    File(const std::filesystem::path& place, const FileIdentity& expected);
     std::filesystem::path path;
     FileDescriptor cached, direct;  // through the page cache, and past it (-1 where the file system can't)
     FileIdentity identity;
