@@ -93,7 +93,7 @@ def many_tensors() -> bytes:
 )
 def test_a_header_of_a_hundred_megabytes(model, header, says):
     write_weights(model, header())
-    assert_refused(model, says)
+    assert_refused(model, says, ("convert",))
 
 
 def test_ten_million_tensors_are_more_than_a_header_may_hold(model):
@@ -153,7 +153,7 @@ def write_index(folder: Path, text: str) -> None:
 )
 def test_an_index_of_sixty_megabytes(model, entries, says):
     write_index(model, '{"weight_map":{' + ",".join(entries()) + "}}")
-    assert_refused(model, says)
+    assert_refused(model, says, ("convert",))
 
 
 def test_an_index_that_is_too_large(model):
