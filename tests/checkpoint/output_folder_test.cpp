@@ -47,9 +47,9 @@ TEST_F(OutputFolderTest, IsNotSeenBeforeItIsWhole) {
 TEST_F(OutputFolderTest, IsNotMistakenForAnotherThatTookItsPlace) {
   OutputFolder output(temp_ / "out", false);
   fs::rename(output.partial(), temp_ / "elsewhere");
-  EXPECT_TRUE(fails_with([&] { output.commit(); }, {"/out.upmoe-partial", "was removed or replaced"}));
+  EXPECT_TRUE(fails_with([&] { output.commit(); }, {"/out.upmoe-partial", "No such file"}));
   write_file(output.partial() / "config.json", "of someone else");
-  EXPECT_TRUE(fails_with([&] { output.commit(); }, {"/out.upmoe-partial", "was removed or replaced"}));
+  EXPECT_TRUE(fails_with([&] { output.commit(); }, {"/out.upmoe-partial", "was replaced by another"}));
   EXPECT_FALSE(fs::exists(temp_ / "out"));
 }
 

@@ -207,7 +207,8 @@ ssize_t copy_file_range(int in, off_t *from, int out, off_t *to, size_t size, un
   return AFTER(action, (ssize_t)syscall(SYS_copy_file_range, in, from, out, to, size, flags));
 }
 int fstat(int fd, struct stat *to) {
-  FAIL_IF(fault_at(FSTAT, fd_is_under(fd)));
+  const int action = fault_at(FSTAT, fd_is_under(fd));
+  FAIL_IF(action);
   static int (*real)(int, struct stat *);
   if (real == NULL) real = (int (*)(int, struct stat *))dlsym(RTLD_NEXT, "fstat");
   return real(fd, to);

@@ -70,12 +70,14 @@ void check_place(const fs::path& place, bool replace) {
       shown(place));
 }
 
-// Whether that is still the folder that we have open, and not another one that took its name.
-bool is_same_folder(const FileDescriptor& ours, const fs::path& path) {
+// That it is still the folder that we have open, and not another one that took its name.
+void require_same_folder(const FileDescriptor& ours, const fs::path& path) {
   struct stat a {
   }, b{};
-  return ::fstat(ours.get(), &a) == 0 && ::lstat(path.c_str(), &b) == 0 && a.st_dev == b.st_dev &&
-         a.st_ino == b.st_ino;
+  require(::fstat(ours.get(), &a) == 0 && ::lstat(path.c_str(), &b) == 0, "{}: cannot stat: {}", shown(path),
+          ErrnoText{});
+  require(a.st_dev == b.st_dev && a.st_ino == b.st_ino,
+          "{}: was replaced by another while this run was writing to it", shown(path));
 }
 
 int exchange(const fs::path& a, const fs::path& b) {
@@ -134,8 +136,7 @@ OutputFolder::~OutputFolder() {
 
 void OutputFolder::commit() {
   check_place(place_, replace_);  // again: someone may have taken the name in the meantime
-  require(is_same_folder(lock_, partial_), "{}: was removed or replaced while this run was writing to it",
-          shown(partial_));
+  require_same_folder(lock_, partial_);
   sync_folder(partial_);
   const bool replacing = replace_ && is_there(place_);
   // An exchange is atomic: there is no moment at which neither the old nor the new folder has the name.
