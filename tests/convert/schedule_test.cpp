@@ -9,6 +9,7 @@
 
 #include "tests/temp_folder.h"
 #include "tests/tiny.h"
+#include "upmoe/checkpoint/dense_weights.h"
 #include "upmoe/io/file_window.h"
 #include "upmoe/upcycle/registry.h"
 
@@ -42,6 +43,25 @@ std::vector<std::size_t> all_files(const Plan& plan) {
   std::vector<std::size_t> out(plan.files.size());
   for (std::size_t f = 0; f < out.size(); ++f) out[f] = f;
   return out;
+}
+
+// As ReadAhead does it: a load takes a slot, its last task gives it back.
+void expect_to_fit(const Schedule& schedule) {
+  std::vector<std::uint32_t> uses_left;
+  for (const Load& load : schedule.loads) uses_left.push_back(load.uses);
+  std::set<std::uint32_t> alive;
+  std::uint32_t next = 0;
+  for (const Task& task : schedule.tasks) {
+    for (const std::uint32_t load : task.loads) {
+      for (; next <= load; ++next) alive.insert(next);  // in their order
+      EXPECT_TRUE(alive.contains(load));
+    }
+    EXPECT_LE(alive.size(), schedule.num_slots);
+    for (const std::uint32_t load : task.loads)
+      if (--uses_left[load] == 0) alive.erase(load);
+  }
+  EXPECT_EQ(next, schedule.loads.size());
+  EXPECT_TRUE(alive.empty());
 }
 
 std::vector<std::string> method_names() {
@@ -79,25 +99,9 @@ TEST_P(EveryMethodSchedule, ReadsEveryChunkAtMostOnce) {
     EXPECT_GE(seen.size() * kBlockBytes, plan.source.data_bytes());
 }
 
-// As ReadAhead does it: a load takes a slot, its last task gives it back.
 TEST_P(EveryMethodSchedule, NeverHasMoreInMemoryThanThereAreSlots) {
   const Plan plan = this->plan();
-  const Schedule schedule = make_schedule(plan, all_files(plan));
-  std::vector<std::uint32_t> uses_left;
-  for (const Load& load : schedule.loads) uses_left.push_back(load.uses);
-  std::set<std::uint32_t> alive;
-  std::uint32_t next = 0;
-  for (const Task& task : schedule.tasks) {
-    for (const std::uint32_t load : task.loads) {
-      for (; next <= load; ++next) alive.insert(next);  // in their order
-      EXPECT_TRUE(alive.contains(load));
-    }
-    EXPECT_LE(alive.size(), schedule.num_slots);
-    for (const std::uint32_t load : task.loads)
-      if (--uses_left[load] == 0) alive.erase(load);
-  }
-  EXPECT_EQ(next, schedule.loads.size());
-  EXPECT_TRUE(alive.empty());
+  expect_to_fit(make_schedule(plan, all_files(plan)));
 }
 
 TEST_P(EveryMethodSchedule, ScansWhatIsReadForExpertsRowByRowBeforeItsFirstBlock) {
@@ -156,6 +160,37 @@ TEST_P(EveryMethodSchedule, LeavesOutOnlyWhatRepeatsWholeTensorsOfOneWeight) {
     }
   }
   EXPECT_EQ(repeated > 0, GetParam() == "copy");
+}
+
+// Matrices of half a gigabyte, as a model of 70 billion parameters has them; on the disk they are holes.
+TEST(Schedule, ReadsAgainWhatDoesNotFitInsteadOfTakingMoreMemory) {
+  const test::TempFolder folder;
+  const test::TinyOptions options{
+      .layers = 1, .hidden = 8192, .ffn = 28'672, .heads = 64, .kv_heads = 8, .head_dim = 128};
+  const std::string config = test::tiny_config(options);
+  test::write_file(folder / "config.json", config);
+  std::vector<TensorInfo> tensors;
+  std::uint64_t at = 0;
+  for (const DenseWeight& weight : dense_weights(parse_dense_config(config, "config.json"))) {
+    const std::uint64_t bytes = tensor_bytes(Dtype::bf16, weight.shape, weight.name);
+    tensors.push_back({weight.name, Dtype::bf16, weight.shape, at, at + bytes});
+    at += bytes;
+  }
+  const std::string header = safetensors_header(tensors);
+  const auto path = test::write_file(folder / "model.safetensors", header);
+  std::filesystem::resize_file(path, header.size() + at);
+
+  ConvertRequest request;
+  request.source = folder.path().string();
+  request.folder = folder.path();
+  request.experts = 3;
+  const Plan plan = make_plan(request);
+  const Schedule schedule = make_schedule(plan, all_files(plan));
+  EXPECT_LE(plan.peak_memory, 450'000'000u);
+  EXPECT_LE(schedule.num_slots, 72u);
+  expect_to_fit(schedule);
+  EXPECT_GT(schedule.loads.size() * kBlockBytes, at);      // not once,
+  EXPECT_LT(schedule.loads.size() * kBlockBytes, 3 * at);  // but less often than there are experts
 }
 
 }  // namespace

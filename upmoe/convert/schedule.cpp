@@ -257,7 +257,9 @@ std::size_t num_slots(const Plan& plan) {
   std::uint64_t largest = 0;
   for (const DenseModel::Weight& weight : plan.source.weights())
     if (weight.is.role == Role::matrix) largest = std::max(largest, weight.stored.info->bytes());
-  return std::min<std::size_t>(largest / kBlockBytes + 2 + kAheadSlots, kMostSlots);
+  // An expert of another size may need all of a matrix to its end, when the next one is being scanned.
+  const std::size_t matrices = plan.shape.expert_size == plan.source.config().intermediate_size ? 1 : 2;
+  return std::min<std::size_t>(matrices * (largest / kBlockBytes + 2) + kAheadSlots, kMostSlots);
 }
 
 }  // namespace upmoe
