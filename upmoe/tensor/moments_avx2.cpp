@@ -25,12 +25,13 @@ void rows_of(const float* x, std::size_t stride, std::size_t count, double* mean
   double lane[8];
 #pragma GCC unroll 2
   for (std::size_t r = 0; r < kRows; ++r) low[r] = high[r] = _mm256_setzero_pd();
-  for (std::size_t i = 0; i < whole; i += 8)
+  for (std::size_t i = 0; i < whole; i += 8) {
 #pragma GCC unroll 2
     for (std::size_t r = 0; r < kRows; ++r) {
       low[r] = _mm256_add_pd(low[r], load(x + r * stride + i));
       high[r] = _mm256_add_pd(high[r], load(x + r * stride + i + 4));
     }
+  }
 #pragma GCC unroll 2
   for (std::size_t r = 0; r < kRows; ++r) {
     _mm256_storeu_pd(lane, low[r]);
@@ -40,12 +41,13 @@ void rows_of(const float* x, std::size_t stride, std::size_t count, double* mean
     middle[r] = _mm256_set1_pd(mean[r]);
     low[r] = high[r] = _mm256_setzero_pd();
   }
-  for (std::size_t i = 0; i < whole; i += 8)
+  for (std::size_t i = 0; i < whole; i += 8) {
 #pragma GCC unroll 2
     for (std::size_t r = 0; r < kRows; ++r) {
       low[r] = add_square(low[r], _mm256_sub_pd(load(x + r * stride + i), middle[r]));
       high[r] = add_square(high[r], _mm256_sub_pd(load(x + r * stride + i + 4), middle[r]));
     }
+  }
 #pragma GCC unroll 2
   for (std::size_t r = 0; r < kRows; ++r) {
     _mm256_storeu_pd(lane, low[r]);
@@ -69,9 +71,10 @@ inline __attribute__((always_inline)) void columns_of(const float* tile, std::si
   __m256d sum[kFours], middle[kFours];
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kFours; ++v) sum[v] = _mm256_setzero_pd();
-  for (std::size_t r = 0; r < rows; ++r)
+  for (std::size_t r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kFours; ++v) sum[v] = _mm256_add_pd(sum[v], load(tile + r * stride + 4 * v));
+  }
   const __m256d count = _mm256_set1_pd(double(rows));
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kFours; ++v) {
@@ -79,10 +82,11 @@ inline __attribute__((always_inline)) void columns_of(const float* tile, std::si
     _mm256_storeu_pd(mean + 4 * v, middle[v]);
     sum[v] = _mm256_setzero_pd();
   }
-  for (std::size_t r = 0; r < rows; ++r)
+  for (std::size_t r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kFours; ++v)
       sum[v] = add_square(sum[v], _mm256_sub_pd(load(tile + r * stride + 4 * v), middle[v]));
+  }
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kFours; ++v) _mm256_storeu_pd(m2 + 4 * v, sum[v]);
 }

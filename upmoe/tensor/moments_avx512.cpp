@@ -25,9 +25,10 @@ void rows_of(const float* x, std::size_t stride, std::size_t count, double* mean
   double lane[8];
 #pragma GCC unroll 2
   for (std::size_t r = 0; r < kRows; ++r) sum[r] = _mm512_setzero_pd();
-  for (std::size_t i = 0; i < whole; i += 8)
+  for (std::size_t i = 0; i < whole; i += 8) {
 #pragma GCC unroll 2
     for (std::size_t r = 0; r < kRows; ++r) sum[r] = _mm512_add_pd(sum[r], load(x + r * stride + i));
+  }
 #pragma GCC unroll 2
   for (std::size_t r = 0; r < kRows; ++r) {
     _mm512_storeu_pd(lane, sum[r]);
@@ -36,10 +37,11 @@ void rows_of(const float* x, std::size_t stride, std::size_t count, double* mean
     middle[r] = _mm512_set1_pd(mean[r]);
     sum[r] = _mm512_setzero_pd();
   }
-  for (std::size_t i = 0; i < whole; i += 8)
+  for (std::size_t i = 0; i < whole; i += 8) {
 #pragma GCC unroll 2
     for (std::size_t r = 0; r < kRows; ++r)
       sum[r] = add_square(sum[r], _mm512_sub_pd(load(x + r * stride + i), middle[r]));
+  }
 #pragma GCC unroll 2
   for (std::size_t r = 0; r < kRows; ++r) {
     _mm512_storeu_pd(lane, sum[r]);
@@ -62,9 +64,10 @@ inline __attribute__((always_inline)) void columns_of(const float* tile, std::si
   __m512d sum[kEights], middle[kEights];
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kEights; ++v) sum[v] = _mm512_setzero_pd();
-  for (std::size_t r = 0; r < rows; ++r)
+  for (std::size_t r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kEights; ++v) sum[v] = _mm512_add_pd(sum[v], load(tile + r * stride + 8 * v));
+  }
   const __m512d count = _mm512_set1_pd(double(rows));
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kEights; ++v) {
@@ -72,10 +75,11 @@ inline __attribute__((always_inline)) void columns_of(const float* tile, std::si
     _mm512_storeu_pd(mean + 8 * v, middle[v]);
     sum[v] = _mm512_setzero_pd();
   }
-  for (std::size_t r = 0; r < rows; ++r)
+  for (std::size_t r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
     for (std::size_t v = 0; v < kEights; ++v)
       sum[v] = add_square(sum[v], _mm512_sub_pd(load(tile + r * stride + 8 * v), middle[v]));
+  }
 #pragma GCC unroll 4
   for (std::size_t v = 0; v < kEights; ++v) _mm512_storeu_pd(m2 + 8 * v, sum[v]);
 }
