@@ -58,6 +58,8 @@ FileWindow::File::File(const std::filesystem::path& place, const FileIdentity& e
       addresses(num_chunks(identity.bytes) * kBlockBytes, /*memory=*/false),
       slot_of_chunk(num_chunks(identity.bytes)) {
   require(identity == expected, "{}: has changed since its header was read", printable(place.string()));
+  // read() wants a few bytes here and there, and no more than those.
+  if (direct.get() >= 0) ::posix_fadvise(cached.get(), 0, 0, POSIX_FADV_RANDOM);
   require(direct.get() < 0 || identity_of(direct, place) == identity, "{}: was replaced while it was opened",
           printable(place.string()));
 }
