@@ -142,6 +142,26 @@ TEST_F(Conversion, WritesTheHeadOutUnlessItIsToStayTied) {
   EXPECT_EQ(nlohmann::json::parse(files.at("config.json"))["tie_word_embeddings"], true);
 }
 
+// Its blocks take turns with those of the embedding.
+TEST_F(Conversion, WritesALargeTiedHeadOut) {
+  test::make_tiny_llama(folder_ / "dense", {.hidden = 64, .vocab = 150'000, .tied = true});
+  ConvertRequest request = this->request();
+  request.max_shard_bytes = 60'000'000;
+  const auto expected = made(request, 1);
+  const auto manifest = nlohmann::json::parse(expected.at("upmoe.json"));
+  const Weights weights{Folder(folder_.path() / "out")};
+  for (const auto& [name, entry] : weights.entries())
+    EXPECT_EQ(manifest["output"]["tensors"][name], hex(xxh3(entry.data()))) << name;
+  EXPECT_TRUE(std::ranges::equal(weights.entries().at("lm_head.weight").data(),
+                                 test::tensor_bytes_of(folder_ / "dense", "model.embed_tokens.weight")));
+  EXPECT_TRUE(made(request, 3, "again") == expected);
+  request.max_shard_bytes = 30'000'000;  // embedding and head in a file each
+  made(request, 2, "sharded");
+  const Weights shards{Folder(folder_.path() / "sharded")};
+  for (const auto& [name, entry] : weights.entries())
+    EXPECT_TRUE(std::ranges::equal(shards.entries().at(name).data(), entry.data())) << name;
+}
+
 TEST_F(Conversion, LeavesNothingBehindWhenItIsCancelled) {
   const std::atomic<bool> cancelled = true;
   EXPECT_THROW(convert(make_plan(request()), folder_.path() / "a" / "b" / "out",

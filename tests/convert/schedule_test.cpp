@@ -162,11 +162,8 @@ TEST_P(EveryMethodSchedule, LeavesOutOnlyWhatRepeatsWholeTensorsOfOneWeight) {
   EXPECT_EQ(repeated > 0, GetParam() == "copy");
 }
 
-// Matrices of half a gigabyte, as a model of 70 billion parameters has them; on the disk they are holes.
-TEST(Schedule, ReadsAgainWhatDoesNotFitInsteadOfTakingMoreMemory) {
-  const test::TempFolder folder;
-  const test::TinyOptions options{
-      .layers = 1, .hidden = 8192, .ffn = 28'672, .heads = 64, .kv_heads = 8, .head_dim = 128};
+// A model on the disk that is all holes but for its header; `options` say its shape.
+std::uint64_t make_sparse_llama(const std::filesystem::path& folder, const test::TinyOptions& options) {
   const std::string config = test::tiny_config(options);
   test::write_file(folder / "config.json", config);
   std::vector<TensorInfo> tensors;
@@ -177,9 +174,44 @@ TEST(Schedule, ReadsAgainWhatDoesNotFitInsteadOfTakingMoreMemory) {
     at += bytes;
   }
   const std::string header = safetensors_header(tensors);
-  const auto path = test::write_file(folder / "model.safetensors", header);
-  std::filesystem::resize_file(path, header.size() + at);
+  std::filesystem::resize_file(test::write_file(folder / "model.safetensors", header), header.size() + at);
+  return at;
+}
 
+TEST(Schedule, ReadsTheEmbeddingOfATiedHeadOnce) {
+  const test::TempFolder folder;
+  make_sparse_llama(folder.path(), {.layers = 1, .hidden = 1024, .vocab = 100'000, .tied = true});
+  for (const std::string method : {"copy", "drop"}) {
+    ConvertRequest request;
+    request.source = folder.path().string();
+    request.folder = folder.path();
+    request.method = method;
+    const Plan plan = make_plan(request);
+    const Schedule schedule = make_schedule(plan, all_files(plan));
+    ASSERT_GT(plan.source.weights().front().stored.info->bytes() / kBlockBytes, 2 * schedule.num_slots);
+    expect_to_fit(schedule);
+    std::set<std::pair<std::size_t, std::uint64_t>> chunks;
+    for (const Load& load : schedule.loads) chunks.emplace(load.file, load.chunk);
+    EXPECT_LE(schedule.loads.size(),
+              chunks.size() + 1);  // the first one again, where head and embedding meet
+    std::map<std::uint64_t, std::size_t> blocks;
+    for (const Task& task : schedule.tasks)
+      if (!task.is_scan) blocks[task.block.at] += task.block.bytes;
+    std::uint64_t end = 0;
+    for (const auto& [at, bytes] : blocks) {
+      EXPECT_EQ(at, end);
+      end += bytes;
+    }
+    EXPECT_EQ(end, plan.files.front().bytes);
+  }
+}
+
+// Matrices of half a gigabyte, as a model of 70 billion parameters has them; on the disk they are holes.
+TEST(Schedule, ReadsAgainWhatDoesNotFitInsteadOfTakingMoreMemory) {
+  const test::TempFolder folder;
+  const std::uint64_t at = make_sparse_llama(
+      folder.path(),
+      {.layers = 1, .hidden = 8192, .ffn = 28'672, .heads = 64, .kv_heads = 8, .head_dim = 128});
   ConvertRequest request;
   request.source = folder.path().string();
   request.folder = folder.path();

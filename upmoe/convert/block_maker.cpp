@@ -50,10 +50,11 @@ BlockMaker::BlockMaker(const Plan& plan, const FileWindow& window, const Schedul
     }
     if (task.block.repeats != 0) repeating.insert(task.block.file);
   }
-  for (const std::size_t f : repeating)
+  for (std::size_t f = 0; f < plan.files.size(); ++f)
     for (const Copies& run : copies(plan, f))
-      for (std::size_t i = 1; i < run.count; ++i)
-        tensors_[f][run.first + i].twin = &plan.files[f].tensors[run.first];
+      if (plan.files[f].tensors[run.first].origin.kind == Origin::Kind::dense || repeating.contains(f))
+        for (std::size_t i = 1; i < run.count; ++i)
+          tensors_[f][run.first + i].twin = &plan.files[f].tensors[run.first];
 }
 
 std::span<const std::byte> BlockMaker::source(const DenseModel::Weight& weight) const {

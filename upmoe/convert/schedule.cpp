@@ -41,8 +41,11 @@ class Planner {
         blocks_.push_back(
             {f, at,
              static_cast<std::size_t>(std::min<std::uint64_t>(kBlockBytes, plan.files[f].bytes - at))});
-    if (reflink)
-      for (const std::size_t f : files) mark_repeats(f);
+    for (const std::size_t f : files)
+      for (const Copies& run : copies(plan, f)) {
+        if (reflink) mark_repeats(f, run);
+        if (plan.files[f].tensors[run.first].origin.kind == Origin::Kind::dense) interleave(f, run);
+      }
   }
 
   Schedule operator()() {
@@ -58,18 +61,39 @@ class Planner {
  private:
   // In n equal tensors of S bytes from A on, what stands at p stands at p - k S as well. Blocks may share
   // their extents if k S is whole pages, and at least a block, so that the two do not overlap.
-  void mark_repeats(std::size_t f) {
+  void mark_repeats(std::size_t f, const Copies& run) {
+    const std::uint64_t begin = begin_of(f, run), size = plan_.files[f].tensors[run.first].info.bytes();
+    std::uint64_t shift = std::lcm(size, kBlockAlignment);
+    shift *= (kBlockBytes + shift - 1) / shift;
+    for (Block& block : blocks_)
+      if (block.file == f && block.bytes == kBlockBytes && block.at >= begin + shift &&
+          block.at + block.bytes <= begin + run.count * size)
+        block.repeats = shift;
+  }
+
+  // An embedding and the head that was tied to it: their blocks take turns, so that a chunk is read once for
+  // both.
+  void interleave(std::size_t f, const Copies& run) {
+    const std::uint64_t begin = begin_of(f, run), size = plan_.files[f].tensors[run.first].info.bytes(),
+                        end = begin + run.count * size;
+    const auto is_in = [&](const Block& block) {
+      return block.file == f && block.at < end && block.at + block.bytes > begin;
+    };
+    // How far into the source the block goes; a block in which one tensor ends goes to its end.
+    const auto reach = [&](const Block& block) {
+      const std::uint64_t from = std::max(block.at, begin) - begin,
+                          to = std::min(block.at + block.bytes, end) - begin;
+      return from / size != (to - 1) / size ? size : (to - 1) % size + 1;
+    };
+    const auto first = std::ranges::find_if(blocks_, is_in);
+    const auto last = std::find_if_not(first, blocks_.end(), is_in);
+    std::stable_sort(first, last, [&](const Block& a, const Block& b) { return reach(a) < reach(b); });
+  }
+
+  // Place of a run's first tensor in its file.
+  std::uint64_t begin_of(std::size_t f, const Copies& run) const {
     const PlannedFile& file = plan_.files[f];
-    for (const Copies& run : copies(plan_, f)) {
-      const TensorInfo& first = file.tensors[run.first].info;
-      const std::uint64_t begin = file.header.size() + first.begin, end = begin + run.count * first.bytes();
-      std::uint64_t shift = std::lcm(first.bytes(), kBlockAlignment);
-      shift *= (kBlockBytes + shift - 1) / shift;
-      for (Block& block : blocks_)
-        if (block.file == f && block.bytes == kBlockBytes && block.at >= begin + shift &&
-            block.at + block.bytes <= end)
-          block.repeats = shift;
-    }
+    return file.header.size() + file.tensors[run.first].info.begin;
   }
 
   // ---- tasks ----
@@ -229,7 +253,6 @@ Schedule make_schedule(const Plan& plan, const std::vector<std::size_t>& files, 
 
 std::vector<Copies> copies(const Plan& plan, std::size_t f) {
   std::vector<Copies> out;
-  if (plan.method->reads().moments) return out;  // what depends on statistics is not known before they are
   const std::vector<PlannedTensor>& tensors = plan.files[f].tensors;
   const auto is_copy = [&](const Origin& origin) {
     const DenseWeight& is = plan.source.weights()[origin.weight].is;
@@ -237,6 +260,7 @@ std::vector<Copies> copies(const Plan& plan, std::size_t f) {
     if (origin.kind == Origin::Kind::dense)
       return std::holds_alternative<Copy>(
           plan.method->weight(is, plan.source.config(), weight_key(plan, is)));
+    if (plan.method->reads().moments) return false;  // what follows from statistics is not known before them
     const DenseLayer layer{origin.layer, plan.source.config(), {}};
     return std::holds_alternative<Copy>(plan.method->convert(layer, plan.shape, layer_key(plan, origin.layer))
                                             .draft(origin.expert, is.matrix));

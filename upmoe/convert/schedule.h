@@ -48,7 +48,9 @@ struct Task {
 // chunk that is needed last is read again later (Belady, "A study of replacement algorithms", 1966).
 struct Schedule {
   std::size_t num_slots = 0;
-  std::vector<Task> tasks;  // blocks in the order of the files; the scans of a weight before its first block
+  // Blocks in the order of the files, but for those of a tied head; the scans of a weight before its first
+  // block.
+  std::vector<Task> tasks;
   std::vector<Load> loads;  // in the order of their first use; never more alive at once than there are slots
 };
 
