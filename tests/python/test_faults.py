@@ -279,9 +279,11 @@ def fill(folder: Path) -> None:
             pass
 
 
-def test_a_disk_that_is_too_small_from_the_start(conversion, small_disk, tmp_path):
+@pytest.mark.parametrize("resume", [(), ("--resume",)], ids=["", "resume"])
+def test_a_disk_that_is_too_small_from_the_start(conversion, small_disk, tmp_path, resume):
     folder, inside = small_disk(20_000_000)
-    command = [*inside, *map(str, [conftest.PROGRAM, "convert", conversion.source, tmp_path / "disk" / "out", *OPTIONS])]
+    out = tmp_path / "disk" / "out"
+    command = [*inside, *map(str, [conftest.PROGRAM, "convert", conversion.source, out, *OPTIONS, *resume])]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert_failed(result.returncode, result.stderr, "disk.*42.* MB.*20.* MB.*free")
     assert os.listdir(folder) == []

@@ -82,8 +82,8 @@ class Conversion {
         partial_(output_.partial()) {}
 
   Converted operator()() {
-    // Whatever is there may be worth hours, so it stays until it is known to be nothing.
-    output_.keep(options_.resume || shared_);
+    // What an earlier run has left may be worth hours, so it stays until it is known to be nothing.
+    output_.keep(shared_ || (options_.resume && fs::exists(partial_ / kJournal)));
     Converted out;
     TensorHashes hashes;
     try {
