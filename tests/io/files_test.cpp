@@ -5,7 +5,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <cstring>
 
 #include "tests/fails_with.h"
@@ -85,7 +84,8 @@ TEST(MappedFile, LeavesABusErrorThatIsNotItsOwnToBeDeath) {
   const FileDescriptor plain = open_regular_file(write_file(folder / "g", ""));
   void* const page = ::mmap(nullptr, 4096, PROT_READ, MAP_SHARED, plain.get(), 0);
   ASSERT_NE(page, MAP_FAILED);
-  EXPECT_EXIT(static_cast<void>(*static_cast<volatile char*>(page)), testing::KilledBySignal(SIGBUS), "");
+  // By the signal, or by whoever handled it before, as a sanitizer does.
+  EXPECT_DEATH(static_cast<void>(*static_cast<volatile char*>(page)), "");
 }
 
 TEST(MappedFile, CanBeReadAfterItsPagesAreReleased) {
