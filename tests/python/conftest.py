@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -21,6 +22,8 @@ collect_ignore = ONCE if transformers.__version__.startswith("4.") else []
 transformers.utils.logging.disable_progress_bar()
 transformers.utils.logging.set_verbosity_error()
 os.environ["HF_HUB_OFFLINE"] = "1"
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a shell's background; children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # the tiny models gain nothing from more
 
 
