@@ -85,13 +85,11 @@ class Conversion {
     // What an earlier run has left may be worth hours, so it stays until it is known to be nothing.
     output_.keep(shared_ || (options_.resume && fs::exists(partial_ / kJournal)));
     Converted out;
-    TensorHashes hashes;
     try {
-      out = shared_ ? run_rank(hashes) : run_alone(hashes);
+      out = shared_ ? run_rank() : run_alone();
       const FileDescriptor finishing = shared_ && out.missing.empty() ? lock_finishing() : FileDescriptor(-1);
       if (!out.missing.empty() || (shared_ && finishing.get() < 0)) return out;
-      if (shared_) hashes = collect_hashes();
-      write_the_rest(hashes);
+      write_the_rest(shared_ ? collect_hashes() : out.run.hashes);
       output_.commit();
     } catch (const Interrupted&) {
       if (!kept_) throw;
@@ -108,13 +106,11 @@ class Conversion {
     return fmt::format("what is done so far is in {}: go on with --resume", printable(partial_.string()));
   }
 
-  Converted run_alone(TensorHashes& hashes) {
+  Converted run_alone() {
     require_same_work(partial_, journal_head(plan_, 1));
     require_room(plan_, partial_, options_);
     Journal journal(partial_ / kJournal, journal_head(plan_, 1));
-    Converted out = run_with(journal);
-    hashes = std::move(out.run.hashes);
-    return out;
+    return run_with(journal);
   }
 
   Converted run_with(Journal& journal) {
@@ -134,7 +130,7 @@ class Conversion {
 
   // ---- several ranks ----
 
-  Converted run_rank(TensorHashes& hashes) {
+  Converted run_rank() {
     const auto [rank, ranks] = options_.rank;
     const std::string head = journal_head(plan_, ranks);
     require_same_work(partial_, head);
@@ -151,7 +147,6 @@ class Conversion {
       fs::rename(draft, mine);
       sync_folder(partial_);
     }
-    hashes = {};
     for (std::size_t r = 0; r < ranks; ++r)
       if (!fs::exists(partial_ / hashes_name(r, ranks))) out.missing.push_back(r);
     return out;
