@@ -18,13 +18,17 @@ using Json = nlohmann::json;
 // Where the two families' defaults differ (transformers, configuration_llama.py and
 // configuration_mistral.py).
 struct Family {
-  std::string_view model_type, architecture;
-  std::int64_t intermediate_size, max_position_embeddings;
-  std::optional<std::int64_t> num_kv_heads, sliding_window;  // none: as many as heads; no window
+  std::string_view model_type;
+  ConfigDefaults defaults;
 };
 constexpr std::array kFamilies = {
-    Family{"llama", "LlamaForCausalLM", 11008, 2048, std::nullopt, std::nullopt},
-    Family{"mistral", "MistralForCausalLM", 14336, 131072, 8, 4096},
+    Family{"llama", {}},
+    Family{"mistral",
+           {.intermediate_size = 14336,
+            .max_position_embeddings = 131072,
+            .num_kv_heads = 8,
+            .has_window = true,
+            .sliding_window = 4096}},
 };
 
 // Keys that change nothing in what the model computes at inference, or that belong to other machinery.
@@ -192,11 +196,11 @@ void check_rope(const Json& scaling, const std::string& type, const std::string&
 // One spelling out of three: rope_theta + rope_scaling (v4), rope_parameters (v5), nothing. As in
 // transformers 5 a rope_scaling object that is not empty replaces rope_parameters, and a theta that is
 // missing inside is taken from outside.
-Rope read_rope(Reader& config) {
+Rope read_rope(Reader& config, double default_theta) {
   const Json* parameters = config.find("rope_parameters");
   const Json* v4 = config.find("rope_scaling");
   if (v4 != nullptr && *v4 != Json::object()) parameters = v4;
-  Rope rope{.theta = config.number("rope_theta", 10000.0)};
+  Rope rope{.theta = config.number("rope_theta", default_theta)};
   if (parameters != nullptr) {
     require(parameters->is_object(), "{}: rope scaling is {}, expected an object", config.where(),
             Reader::shown(*parameters));
@@ -256,24 +260,19 @@ void refuse_what_no_target_holds(Reader& config) {
           config.where(), "Llama");
 }
 
-}  // namespace
-
-DenseConfig parse_dense_config(std::string_view text, std::string_view where) {
-  const Json json = parse_json_object(text, where);
-  Reader config(json, where);
-  const Family& family = find_family(config);
+DenseConfig read_config(Reader& config, std::string_view model_type, const ConfigDefaults& defaults,
+                        const std::vector<std::string>& own_keys) {
   refuse_what_no_target_holds(config);
-
-  DenseConfig out{.model_type = std::string(family.model_type)};
+  DenseConfig out{.model_type = std::string(model_type)};
   out.vocab_size = config.size("vocab_size", 32000);
   out.hidden_size = config.size("hidden_size", 4096);
-  out.intermediate_size = config.size("intermediate_size", family.intermediate_size);
+  out.intermediate_size = config.size("intermediate_size", defaults.intermediate_size);
   out.num_layers = config.size("num_hidden_layers", 32);
   out.num_heads = config.size("num_attention_heads", 32);
   // A key that is there and null means "as many as heads"; one that is absent means the family's default.
   out.num_kv_heads = config.size("num_key_value_heads", config.has("num_key_value_heads")
                                                             ? out.num_heads
-                                                            : family.num_kv_heads.value_or(out.num_heads));
+                                                            : defaults.num_kv_heads.value_or(out.num_heads));
   require(config.find("head_dim") != nullptr || out.hidden_size % out.num_heads == 0,
           "{}: hidden_size {} is not a multiple of num_attention_heads {}, and there is no head_dim",
           config.where(), out.hidden_size, out.num_heads);
@@ -283,15 +282,15 @@ DenseConfig parse_dense_config(std::string_view text, std::string_view where) {
           out.num_heads, out.num_kv_heads);
   require(out.num_layers <= 10'000, "{}: num_hidden_layers is {}, at most 10000 are believed", config.where(),
           out.num_layers);
-  out.max_position_embeddings = config.size("max_position_embeddings", family.max_position_embeddings);
-  out.rms_norm_eps = config.number("rms_norm_eps", 1e-6);
+  out.max_position_embeddings = config.size("max_position_embeddings", defaults.max_position_embeddings);
+  out.rms_norm_eps = config.number("rms_norm_eps", defaults.rms_norm_eps);
   out.initializer_range = config.number("initializer_range", 0.02);
-  out.rope = read_rope(config);
-  if (family.model_type == "mistral") {
+  out.rope = read_rope(config, defaults.rope_theta);
+  if (defaults.has_window) {
     if (config.find("sliding_window") != nullptr)
       out.sliding_window = config.size("sliding_window", 1);
     else if (!config.has("sliding_window"))
-      out.sliding_window = family.sliding_window;
+      out.sliding_window = defaults.sliding_window;
   }
   out.tie_word_embeddings = config.flag("tie_word_embeddings", false);
   out.attention_bias = config.flag("attention_bias", false);
@@ -302,10 +301,30 @@ DenseConfig parse_dense_config(std::string_view text, std::string_view where) {
   out.eos_token_id = config.token("eos_token_id", "2");
   out.pad_token_id = config.token("pad_token_id", "null");
   for (const std::string& key : config.rest())
-    if (std::ranges::find(kIgnored, key) == kIgnored.end()) out.unknown.push_back(printable(key, 100));
+    if (std::ranges::find(kIgnored, key) == kIgnored.end() &&
+        std::ranges::find(own_keys, key) == own_keys.end())
+      out.unknown.push_back(printable(key, 100));
   require(out.unknown.size() <= kMostUnknown, "{}: has {} keys that no {} has; is it a config.json?",
           config.where(), out.unknown.size(), out.model_type);
   return out;
+}
+
+}  // namespace
+
+DenseConfig parse_dense_config(std::string_view text, std::string_view where) {
+  const Json json = parse_json_object(text, where);
+  Reader config(json, where);
+  const Family& family = find_family(config);
+  return read_config(config, family.model_type, family.defaults, {});
+}
+
+DenseConfig parse_llama_like_config(std::string_view text, std::string_view where,
+                                    const ConfigDefaults& defaults,
+                                    const std::vector<std::string>& own_keys) {
+  const Json json = parse_json_object(text, where);
+  Reader config(json, where);
+  const std::string model_type = config.text("model_type", "");
+  return read_config(config, model_type, defaults, own_keys);
 }
 
 }  // namespace upmoe

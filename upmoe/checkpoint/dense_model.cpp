@@ -1,23 +1,15 @@
 #include "upmoe/checkpoint/dense_model.h"
 
 #include <algorithm>
-#include <set>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
+#include "upmoe/checkpoint/match_weights.h"
 
 namespace upmoe {
 namespace {
 
 constexpr std::string_view kHead = "lm_head.weight";
-
-// The first few of many names.
-std::string some(const std::vector<std::string>& names) {
-  std::vector<std::string> shown;
-  for (const std::string& name : names)
-    if (shown.size() < 3) shown.push_back(printable(name));
-  return join(shown) + (names.size() > 3 ? fmt::format(" and {} more", names.size() - 3) : "");
-}
 
 bool any_contains(const std::vector<std::string>& names, const std::vector<std::string_view>& parts) {
   return std::ranges::any_of(names, [&](const std::string& name) {
@@ -38,34 +30,17 @@ DenseModel::DenseModel(const std::filesystem::path& path)
 
 void DenseModel::take_weights() {
   const std::string where = printable(folder_.path().string());
-  const std::vector<DenseWeight> expected = dense_weights(config_);
-  std::set<std::string, std::less<>> known;
-  std::vector<std::string> missing, strangers;
-  for (const DenseWeight& weight : expected) {
-    known.insert(weight.name);
-    const auto found = files_.entries().find(weight.name);
-    if (found == files_.entries().end())
-      missing.push_back(weight.name);
-    else
-      weights_.push_back({weight, found->second});
-  }
-  for (const auto& [name, entry] : files_.entries()) {
-    // Old conversions carry the rotary frequencies, which every reader computes anew.
-    const bool leftover =
-        name.ends_with("rotary_emb.inv_freq") || (name == kHead && config_.tie_word_embeddings);
-    if (!known.contains(name) && !leftover) strangers.push_back(name);
-  }
-  if (!strangers.empty()) refuse_strangers(strangers);
-  require(missing.empty(), "{}: {} of {} weights are missing: {}; is the download complete?", where,
-          missing.size(), expected.size(), some(missing));
-  for (const Weight& weight : weights_) {
-    const TensorInfo& info = *weight.stored.info;
-    require(info.shape == weight.is.shape, "{}: '{}' has shape {}, config.json says {}", where, info.name,
-            shape_text(info.shape), shape_text(weight.is.shape));
-    require(is_float_weight(info.dtype), "{}: '{}' is {}, and only F32, BF16 and F16 can be carried; {}",
-            where, info.name, name(info.dtype),
-            "dequantise the model first, for example load with transformers and save_pretrained in bfloat16");
-  }
+  const std::vector<DenseWeight> weights = dense_weights(config_);
+  std::vector<ExpectedWeight> expected;
+  for (const DenseWeight& weight : weights) expected.push_back({weight.name, weight.shape});
+  const std::vector<Weights::Entry> entries = match_weights(
+      files_, expected, where,
+      [&](const std::string& name) {
+        // Old conversions carry the rotary frequencies, which every reader computes anew.
+        return name.ends_with("rotary_emb.inv_freq") || (name == kHead && config_.tie_word_embeddings);
+      },
+      [&](const std::vector<std::string>& strangers) { refuse_strangers(strangers); });
+  for (std::size_t i = 0; i < weights.size(); ++i) weights_.push_back({weights[i], entries[i]});
   // A tied model whose file has a head all the same: transformers 4 ignores it, 5 may use it.
   if (const auto head = files_.entries().find(kHead);
       head != files_.entries().end() && config_.tie_word_embeddings) {

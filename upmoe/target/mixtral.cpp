@@ -86,6 +86,19 @@ Target mixtral() {
                   .down = "model.layers.{l}.mlp.experts.down_proj"},
       .weights_sum_to_one = true,
       .attention_bias = false,
+      .routing = "softmax_topk",
+      .routing_options =
+          [](const nlohmann::json& /*config*/) {
+            return std::map<std::string, std::string>{{"renormalise", "true"}};
+          },
+      .defaults = {.intermediate_size = 14336,
+                   .max_position_embeddings = 131072,
+                   .num_kv_heads = 8,
+                   .has_window = true,
+                   .rope_theta = 1e6,
+                   .rms_norm_eps = 1e-5},
+      .keys = {"num_local_experts", "num_experts_per_tok", "output_router_logits", "router_aux_loss_coef",
+               "router_jitter_noise"},
       .config = config,
       .shape = shape,
       .caveats = caveats,

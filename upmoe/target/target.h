@@ -1,4 +1,5 @@
 #pragma once
+#include <map>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <vector>
@@ -34,6 +35,11 @@ struct Target {
   bool
       weights_sum_to_one;  // of a token's experts; then equal experts give the dense FFN, whatever the router
   bool attention_bias;     // whether q, k, v and o may have biases
+  // How the model is run (routing/): the name of a router, and its options with this config.json.
+  std::string routing;
+  std::map<std::string, std::string> (*routing_options)(const nlohmann::json& config);
+  ConfigDefaults defaults;        // of a config.json that was not written by us
+  std::vector<std::string> keys;  // that its config.json has beside a Llama's
   // config.json of the output: every key explicit, since the architecture's defaults are not the source's.
   // `tied` says whether the head is the embedding; `torch_dtype` is that of the weights.
   nlohmann::ordered_json (*config)(const DenseConfig& dense, const MoeShape& shape, bool tied,

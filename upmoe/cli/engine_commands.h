@@ -1,0 +1,9 @@
+#pragma once
+#include "upmoe/cli/commands.h"
+
+namespace upmoe::cli {
+
+// The verbs of the engine, each in the file of its name. They link torch.
+Action eval_command(CLI::App& app);
+
+}  // namespace upmoe::cli

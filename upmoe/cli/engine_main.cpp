@@ -1,0 +1,22 @@
+// upmoe-engine: the verbs that run models. `upmoe VERB` becomes this program.
+#include "upmoe/cli/engine_commands.h"
+#include "upmoe/cli/engine_verbs.h"
+#include "upmoe/cli/program.h"
+
+namespace upmoe::cli {
+namespace {
+
+// The table of engine_verbs.h with what each verb does.
+std::vector<Command> verbs() {
+  std::vector<Command> all = engine_commands();
+  for (Command& command : all) {
+    const std::string_view name = command.name;
+    if (name == "eval") command.attach = eval_command;
+  }
+  return all;
+}
+
+}  // namespace
+}  // namespace upmoe::cli
+
+int main(int argc, char** argv) { return upmoe::cli::run_program(upmoe::cli::verbs(), argc, argv); }

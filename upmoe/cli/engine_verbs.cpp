@@ -1,0 +1,45 @@
+#include "upmoe/cli/engine_verbs.h"
+
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+
+#include "upmoe/base/text.h"
+#include "upmoe/cli/eval_options.h"
+
+namespace upmoe::cli {
+namespace fs = std::filesystem;
+
+const std::vector<Command>& engine_commands() {
+  static const Action nothing = [] { return kUsage; };
+  const auto listed = [](CLI::App& /*app*/) { return nothing; };
+  static const std::vector<Command> all = {
+      {"eval", "measure perplexity, tokens per second and what the experts do",
+       "  upmoe eval ./smol-8x --data heldout.txt\n"
+       "  upmoe eval ./smol-8x --data prose.bin --data code.bin --context 1024 --json",
+       listed, eval_options},
+  };
+  return all;
+}
+
+void hand_over_to_engine(int argc, char** argv) {
+  const auto& all = engine_commands();
+  if (argc < 2 || std::ranges::find(all, std::string_view(argv[1]), &Command::name) == all.end()) return;
+  std::error_code error;
+  const fs::path engine = fs::read_symlink("/proc/self/exe", error).parent_path() / "upmoe-engine";
+  ::execv(engine.c_str(), argv);
+  const bool is_there = fs::exists(engine, error);
+  fmt::print(stderr, "upmoe: {}\n",
+             is_there
+                 ? fmt::format("cannot run {}: {}", printable(engine.string()), ErrnoText{})
+                 : fmt::format("'{}' needs the engine, which was not built because torch was missing; `make "
+                               "build` installs it and builds {}",
+                               argv[1], printable(engine.string())));
+  std::exit(kFailed);
+}
+
+}  // namespace upmoe::cli

@@ -1,0 +1,30 @@
+#pragma once
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "upmoe/model/llama.h"
+
+namespace upmoe::model {
+
+struct LoadOptions {
+  at::Device device = at::kCPU;
+  std::optional<at::ScalarType> dtype;    // of the weights in memory; none: as stored, in the mapped file
+  std::optional<at::ScalarType> compute;  // of the arithmetic; none: that of the weights
+};
+
+// Loads a dense Llama or Mistral or any target, with one tensor an expert or all of a layer stacked. On the
+// CPU, as stored, weights stay in the mapped file: no second copy. Every weight must be there and none may be
+// left over.
+Model load(const std::filesystem::path& folder, const LoadOptions& options = {});
+
+// Every weight under its Hugging Face name (with one name an expert, however it is stored), in the model's
+// order.
+struct NamedWeight {
+  std::string name;
+  at::Tensor* value;
+};
+std::vector<NamedWeight> named_weights(Model& model);
+
+}  // namespace upmoe::model

@@ -1,0 +1,17 @@
+#pragma once
+#include "upmoe/routing/router.h"
+
+// The routers, one line each: ROUTER(x) is the function `x` in routing/x.cpp.
+#define UPMOE_ROUTERS(ROUTER) \
+  ROUTER(softmax_topk)        \
+  ROUTER(topk_softmax)
+
+namespace upmoe::routing {
+
+#define UPMOE_DECLARE(name) RouterInfo name();
+UPMOE_ROUTERS(UPMOE_DECLARE)
+#undef UPMOE_DECLARE
+
+const std::vector<RouterInfo>& routers();
+
+}  // namespace upmoe::routing
