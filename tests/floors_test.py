@@ -14,7 +14,7 @@ FLOORS = [
     ["tensor", "random", "io"],
     ["format"],
     ["checkpoint"],
-    ["upcycle", "target", "router_init"],
+    ["upcycle", "target", "router_init", "data"],
     ["convert", "inspect", "routing"],
     ["ops"],
     ["model"],

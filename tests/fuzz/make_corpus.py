@@ -2,6 +2,7 @@
 """Writes the seeds in tests/fuzz/corpus/: the files whose names are words. The others, named by a hash, were found by a run."""
 import json
 import pathlib
+import struct
 
 CORPUS = pathlib.Path(__file__).parent / "corpus"
 
@@ -102,4 +103,33 @@ write("journal_fuzz", {
     "another_form": '{"options": [1, {"a": null}], "": {"/~": {}}}\n',
     "torn": head + "\n0 0 2563192",
     "empty_lines": head + "\n\n\n0 0 25631923b2f2db24\n",
+})
+
+
+def megatron(lengths: list[int], documents: list[int], code: int = 8, width: int = 2, pointers: list[int] | None = None) -> bytes:
+    if pointers is None:
+        pointers = [width * sum(lengths[:i]) for i in range(len(lengths))]
+    head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, code, len(lengths), len(documents))
+    return head + struct.pack(f"<{len(lengths)}i{len(pointers)}q{len(documents)}q", *lengths, *pointers, *documents)
+
+
+def llmc(magic: int, version: int, count: int, data: bytes) -> bytes:
+    return struct.pack("<256i", magic, version, count, *[0] * 253) + data
+
+
+write("token_layout_fuzz", {
+    "megatron": megatron([2, 1], [0, 1, 2]),
+    "megatron_int32": megatron([2, 0, 3], [0, 0, 2, 3], 4, 4),
+    "megatron_int64": megatron([1], [0, 1], 5, 8),
+    "megatron_empty": megatron([], [0]),
+    "megatron_huge": megatron([2**31 - 1], [0, 1], 1, 1),
+    "megatron_negative": megatron([-1, 1], [0, 2], pointers=[0, -2]),
+    "megatron_float": megatron([1], [0, 1], 7, 4),
+    "megatron_modes": megatron([2, 1], [0, 2]) + b"\0\0",
+    "llmc": llmc(20240520, 1, 3, bytes(6)),
+    "llmc_llama3": llmc(20240801, 7, 2, struct.pack("<2I", 5, 2**31)),
+    "llmc_choices": llmc(20240522, 1, 1, bytes(6)),
+    "llmc_cut": llmc(20240520, 1, -1, bytes(6))[:20],
+    "nanogpt": struct.pack("<3H", 1, 65535, 0),
+    "odd": b"abc",
 })

@@ -81,6 +81,19 @@ def below(key, i, n):
     return (low + 2**32 * high) * n >> 64
 
 
+def permuted(key, i, n):
+    seed, stream = key
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    while True:
+        left, right = i >> half, i % 2**half
+        for r in range(8):
+            counter = [np.uint64(c) for c in (right, r, stream % 2**32, stream >> 32)]
+            left, right = right, left ^ int(philox(counter, seed % 2**32, seed >> 32)[0]) % 2**half
+        i = left << half | right
+        if i < n:
+            return i
+
+
 def shuffle(key, k, n):
     deck = list(range(n))
     for i in range(k):
@@ -168,6 +181,8 @@ def main():
     show("uniforms 0 to 3, times 2^24", [int(u * 2**24) for u in uniforms(key, 0, 4)])
     show("below 1000, draws 0 to 7", [below(key, i, 1000) for i in range(8)])
     show("below 2^64 - 1, draw 5", [hex(below(key, 5, 2**64 - 1))])
+    show("permuted 0 to 9 of 10", [permuted(key, i, 10) for i in range(10)])
+    show("permuted 5 of 1000000007, of 2^64 - 1", [permuted(key, 5, 1000000007), permuted(key, 5, 2**64 - 1)])
     show("permutation of 10", shuffle(key, 10, 10))
     show("choose 6 of 100", sorted(shuffle(key, 6, 100)))
     show("digest of choose 14336 of 28672", [digest(np.array(sorted(shuffle(key, 14336, 28672)), dtype=np.int32))])

@@ -54,6 +54,33 @@ RC_GTEST_PROP(Below, StaysBelow, (std::uint64_t seed, std::uint64_t n)) {
   RC_ASSERT(below(Rng(seed), seed % 1000, n) < n);
 }
 
+TEST(Permuted, AreTheKnownPlaces) {
+  Numbers places;
+  for (std::uint64_t i = 0; i < 10; ++i) places.push_back(std::int32_t(permuted(kKey, i, 10)));
+  EXPECT_EQ(places, (Numbers{1, 8, 4, 3, 2, 5, 7, 0, 9, 6}));
+  EXPECT_EQ(permuted(kKey, 5, 1'000'000'007), 374859359u);
+  EXPECT_EQ(permuted(kKey, 5, ~0ull), 3908822551853010972u);
+}
+
+RC_GTEST_PROP(Permuted, TakesEveryPlaceOnce, (std::uint64_t seed)) {
+  const auto n = *rc::gen::inRange<std::uint64_t>(1, 3000);
+  std::vector<char> taken(n, 0);
+  for (std::uint64_t i = 0; i < n; ++i) ++taken.at(permuted(Rng(seed), i, n));
+  RC_ASSERT(std::ranges::count(taken, 1) == std::int64_t(n));
+}
+
+TEST(Permuted, SendsEveryNumberToEveryPlaceEquallyOften) {
+  constexpr int kN = 10, kSeeds = 20000;
+  std::map<std::pair<std::uint64_t, std::uint64_t>, int> count;
+  for (std::uint64_t seed = 0; seed < kSeeds; ++seed)
+    for (std::uint64_t i = 0; i < kN; ++i) ++count[{i, permuted(Rng(seed), i, kN)}];
+  double chi_squared = 0;  // 81 degrees of freedom: rows and columns add up
+  for (const auto& [pair, times] : count)
+    chi_squared += (times - kSeeds / kN) * (times - kSeeds / kN) / double(kSeeds / kN);
+  EXPECT_EQ(count.size(), 100u);
+  EXPECT_LT(std::abs(chi_squared - 81) / std::sqrt(2 * 81.0), 4);
+}
+
 TEST(Permutation, IsTheKnownOne) {
   EXPECT_EQ(permutation(kKey, 10), (Numbers{8, 0, 2, 4, 3, 5, 9, 6, 1, 7}));
 }

@@ -1,6 +1,8 @@
 #include "upmoe/random/sample.h"
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -11,6 +13,8 @@
 
 namespace upmoe {
 namespace {
+
+constexpr std::uint32_t kFeistelRounds = 8;
 
 std::uint64_t high_product(std::uint32_t low, std::uint32_t high, std::uint64_t n) {
   __extension__ using Wide = unsigned __int128;
@@ -55,6 +59,21 @@ std::uint64_t below(const Rng& key, std::uint64_t i, std::uint64_t n) {
 std::vector<std::int32_t> permutation(const Rng& key, std::int64_t n) {
   require_count(n, n);
   return shuffle(key, n, n);
+}
+
+std::uint64_t permuted(const Rng& key, std::uint64_t i, std::uint64_t n) {
+  const int half = std::max(1, (int(std::bit_width(n - 1)) + 1) / 2);  // bits
+  const std::uint64_t mask = (std::uint64_t(1) << half) - 1;
+  const std::uint32_t c2 = std::uint32_t(key.stream()), c3 = std::uint32_t(key.stream() >> 32);
+  do {  // a Feistel network permutes 0 to 4^half - 1; what it takes out of 0 to n - 1, it takes back in
+    std::uint64_t left = i >> half, right = i & mask;
+    for (std::uint32_t round = 0; round < kFeistelRounds; ++round) {
+      const std::uint32_t word = philox({std::uint32_t(right), round, c2, c3}, key.seed())[0];
+      left = std::exchange(right, left ^ (word & mask));
+    }
+    i = left << half | right;
+  } while (i >= n);
+  return i;
 }
 
 std::vector<std::int32_t> choose(const Rng& key, std::int64_t k, std::int64_t n) {
