@@ -28,6 +28,7 @@ struct Command {
 const std::vector<Command>& commands();
 
 Action convert_command(CLI::App& app);
+Action tokenize_command(CLI::App& app);
 Action inspect_command(CLI::App& app);
 Action methods_command(CLI::App& app);
 Action targets_command(CLI::App& app);
@@ -35,6 +36,7 @@ Action router_inits_command(CLI::App& app);
 Action completion_command(CLI::App& app);
 
 std::vector<OptionInfo> convert_options();
+std::vector<OptionInfo> tokenize_options();
 std::vector<OptionInfo> json_option();  // of the verbs that print
 std::vector<OptionInfo> no_options();
 

@@ -18,6 +18,10 @@ const std::vector<Command>& commands() {
         {"inspect", "say what a checkpoint is: parameters, experts, clones, where it came from",
          "  upmoe inspect ./smol-8x\n  upmoe inspect ./smol-8x --json | python3 -m json.tool",
          inspect_command, json_option},
+        {"tokenize", "turn text into a file of token ids",
+         "  upmoe tokenize ./SmolLM2-135M corpus/ notes.txt -o corpus       # corpus.bin and corpus.idx\n"
+         "  upmoe tokenize ./SmolLM2-135M wiki.jsonl --field body -o wiki --max-tokens 1000000000",
+         tokenize_command, tokenize_options},
         {"methods", "list the upcycling methods with formula and source",
          "  upmoe methods\n  upmoe methods --json", methods_command, json_option},
         {"targets", "list the target architectures", "  upmoe targets", targets_command, json_option},

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "upmoe/base/error.h"
@@ -123,7 +124,7 @@ void read_as(std::span<const std::byte> from, std::string_view file, std::int64_
     const auto id = load<T>(from, i * sizeof(T));
     if (!std::in_range<std::int32_t>(id) || id < T(0))
       fail("{}: token {} is {}, which is no token's id", printable(file), begin + std::int64_t(i), id);
-    out[i] = static_cast<std::int32_t>(id);
+    out[i] = static_cast<std::int32_t>(std::make_unsigned_t<T>(id));
   }
 }
 

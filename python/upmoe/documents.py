@@ -1,0 +1,99 @@
+"""Documents of files and folders, in a fixed order. What cannot be read is an error that names it."""
+
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from upmoe.errors import Error, printable
+
+# A document is encoded as a whole, and takes some hundred bytes of memory for each token meanwhile.
+MAX_DOCUMENT = 256 << 20
+
+
+def documents(paths: list[str], field: str, note: Callable[[str], None]) -> Iterator[str]:
+    """A text file is a document, and so is each line of a .jsonl. `note` is told what is left out in a folder."""
+    for path in files(paths, note):
+        if path.suffix == ".jsonl":
+            yield from lines(path, field)
+        else:
+            yield text(path)
+
+
+def files(paths: list[str], note: Callable[[str], None]) -> Iterator[Path]:
+    for name in paths:
+        path = Path(name)
+        if path.is_dir():
+            yield from walk(path, note)
+        else:
+            yield path
+
+
+def walk(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            note(f"left out {printable(path)}, which is hidden")
+        elif path.is_dir():
+            if path.is_symlink():
+                note(f"left out {printable(path)}, a link to a folder")
+            else:
+                yield from walk(path, note)
+        else:
+            yield path
+
+
+def open_regular(path: Path):
+    """Not a pipe, which would have us wait, nor a device."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Error(f"{printable(path)}: is not a regular file")
+    return open(descriptor, "rb")
+
+
+def text(path: Path) -> str:
+    with open_regular(path) as file:
+        data = file.read(MAX_DOCUMENT + 1)
+    if len(data) > MAX_DOCUMENT:
+        raise Error(f"{printable(path)}: a document of more than {MAX_DOCUMENT >> 20} MiB; "
+                    "split it, for example into the lines of a .jsonl")
+    return decoded(data, path)
+
+
+def decoded(data: bytes, path: Path) -> str:
+    zero = data.find(b"\0")
+    if zero >= 0:
+        raise Error(f"{printable(path)}: byte {zero} is zero; is it a binary file?")
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise Error(f"{printable(path)}: byte {error.start} is not UTF-8; is it a binary file?") from None
+
+
+def lines(path: Path, field: str) -> Iterator[str]:
+    with open_regular(path) as file:
+        number = 0
+        while line := file.readline(MAX_DOCUMENT + 1):
+            number += 1
+            if len(line) > MAX_DOCUMENT:
+                raise Error(f"{printable(path)}: line {number} has more than {MAX_DOCUMENT >> 20} MiB")
+            if not line.isspace():
+                yield field_of(line, field, f"{printable(path)}: line {number}")
+
+
+def field_of(line: bytes, field: str, place: str) -> str:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Error(f"{place} is not valid JSON: {printable(error)}") from None
+    if not isinstance(found, dict) or field not in found:
+        known = ", ".join(found) if isinstance(found, dict) else ""
+        raise Error(f"{place} has no '{printable(field)}'"
+                    + (f"; it has: {printable(known)}; choose with --field" if known else ", being no JSON object"))
+    value = found[field]
+    if not isinstance(value, str):
+        raise Error(f"{place}: '{printable(field)}' is no text")
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise Error(f"{place}: '{printable(field)}' has half of a surrogate pair, which is no text")
+    return value

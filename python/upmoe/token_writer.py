@@ -1,0 +1,80 @@
+"""Megatron's .bin and .idx (docs/formats.md has the grammar), which appear whole or not at all."""
+
+import array
+import fcntl
+import os
+import struct
+import sys
+from pathlib import Path
+
+from upmoe.errors import Error, printable
+
+PARTIAL = ".upmoe-partial"
+UINT16, INT32 = 8, 4  # Megatron's codes
+
+assert sys.byteorder == "little", "token files are little endian"
+
+
+class TokenWriter:
+    """with TokenWriter(...) as writer: writer.add(ids); ... writer.commit()"""
+
+    def __init__(self, out: str, vocabulary: int, force: bool):
+        base = Path(out)
+        if base.suffix in (".bin", ".idx"):
+            base = base.with_suffix("")
+        self.bin, self.idx = Path(f"{base}.bin"), Path(f"{base}.idx")
+        for path in (self.bin, self.idx):
+            if path.is_dir() or (path.exists() and not force):
+                raise Error(f"{printable(path)}: is there already" + ("" if path.is_dir() else "; --force replaces it"))
+        self.code, self.type, self.name = (UINT16, "H", "uint16") if vocabulary <= 65536 else (INT32, "i", "int32")
+        self.lengths = array.array("i")
+        self.tokens = 0
+        self._file = self._open(Path(f"{self.bin}{PARTIAL}"))
+
+    @staticmethod
+    def _open(path: Path):
+        """What a killed run has left is used again; what another one is writing is not."""
+        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666), "wb")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise Error(f"{printable(path)}: another process is writing it") from None
+        file.truncate(0)
+        return file
+
+    def add(self, ids: list[int]) -> None:
+        array.array(self.type, ids).tofile(self._file)
+        self.lengths.append(len(ids))
+        self.tokens += len(ids)
+
+    def _index(self) -> bytes:
+        width, count, byte = array.array(self.type).itemsize, len(self.lengths), 0
+        pointers = array.array("q")
+        for length in self.lengths:
+            pointers.append(byte)
+            byte += length * width
+        head = b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, self.code, count, count + 1)
+        return b"".join([head, self.lengths.tobytes(), pointers.tobytes(), array.array("q", range(count + 1)).tobytes()])
+
+    def commit(self) -> int:
+        """Makes both durable and gives them their names; the .idx first: alone, a .bin would be another format."""
+        index = self._open(Path(f"{self.idx}{PARTIAL}"))
+        index.write(self._index())
+        for file in (self._file, index):
+            file.flush()
+            os.fsync(file.fileno())
+        size = self._file.tell() + index.tell()
+        os.replace(f"{self.idx}{PARTIAL}", self.idx)
+        os.replace(f"{self.bin}{PARTIAL}", self.bin)
+        index.close()
+        return size
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        """What has no name yet is removed."""
+        for path in (self.idx, self.bin):
+            Path(f"{path}{PARTIAL}").unlink(missing_ok=True)
+        self._file.close()

@@ -1,0 +1,154 @@
+#include "upmoe/cli/python.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+#include "upmoe/base/error.h"
+#include "upmoe/base/text.h"
+#include "upmoe/cli/commands.h"
+#include "upmoe/io/file_descriptor.h"
+
+extern char** environ;
+
+namespace upmoe::cli {
+namespace fs = std::filesystem;
+namespace {
+
+// Like `-m upmoe`, but never looks into the current folder, and says what to do where the package is missing.
+constexpr const char* kUpmoe = R"(
+import sys
+sys.path[:] = [place for place in sys.path if place]
+try:
+    from upmoe.__main__ import main
+except ImportError as error:
+    sys.exit(f"upmoe: the Python package upmoe is not installed for {sys.executable} ({error}): "
+             "'make build' does it, or in the source tree: pip install ./python")
+sys.exit(main())
+)";
+
+std::vector<std::string> upmoe_arguments(const std::vector<std::string>& arguments) {
+  std::vector<std::string> all = {"-c", kUpmoe};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  return all;
+}
+
+// Points into the strings, which have to outlive it.
+std::vector<char*> argv_of(const std::string& program, const std::vector<std::string>& arguments) {
+  std::vector<char*> argv = {const_cast<char*>(program.c_str())};
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  return argv;
+}
+
+[[noreturn]] void fail_to_run(const std::string& python, int error) {
+  fail("cannot run {}: {}; set UPMOE_PYTHON to a Python that has huggingface_hub and tokenizers",
+       printable(python), std::strerror(error));
+}
+
+// A file in memory with this text, at its start.
+FileDescriptor memory_file(std::string_view text) {
+  FileDescriptor file(::memfd_create("upmoe", MFD_CLOEXEC));
+  require(file.get() >= 0, "cannot make a file in memory: {}", ErrnoText{});
+  for (std::size_t done = 0; done < text.size();) {
+    const ssize_t put = ::write(file.get(), text.data() + done, text.size() - done);
+    if (put < 0 && errno == EINTR) continue;
+    require(put > 0, "cannot write a file in memory: {}", ErrnoText{});
+    done += static_cast<std::size_t>(put);
+  }
+  ::lseek(file.get(), 0, SEEK_SET);
+  return file;
+}
+
+std::string read_all(const FileDescriptor& file) {
+  std::string text;
+  std::array<char, 4096> some{};
+  for (ssize_t got = 1; got != 0;) {
+    got = ::read(file.get(), some.data(), some.size());
+    if (got > 0)
+      text.append(some.data(), static_cast<std::size_t>(got));
+    else if (got < 0 && errno != EINTR)
+      break;
+  }
+  return text;
+}
+
+PythonOutcome run(const std::vector<std::string>& arguments, std::string_view input, int standard_error) {
+  std::array<int, 2> ends{};
+  require(::pipe2(ends.data(), O_CLOEXEC) == 0, "cannot make a pipe: {}", ErrnoText{});
+  FileDescriptor in(ends[0]), out(ends[1]);
+  const FileDescriptor to_read = memory_file(input);
+  const std::string python = find_python();
+  const std::vector<char*> argv = argv_of(python, arguments);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, to_read.get(), STDIN_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, out.get(), STDOUT_FILENO);
+  if (standard_error >= 0) posix_spawn_file_actions_adddup2(&actions, standard_error, STDERR_FILENO);
+  pid_t child = 0;
+  const int error = ::posix_spawnp(&child, python.c_str(), &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) fail_to_run(python, error);
+  out = FileDescriptor(-1);
+  PythonOutcome outcome{0, read_all(in)};
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  outcome.code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+  return outcome;
+}
+
+}  // namespace
+
+std::string find_python() {
+  if (const char* named = std::getenv("UPMOE_PYTHON")) return named;
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error);
+  const fs::path beside = program.parent_path().parent_path() / ".venv/bin/python";
+  return !error && fs::exists(beside, error) ? beside.string() : "python3";
+}
+
+PythonOutcome run_python(const std::vector<std::string>& arguments, std::string_view input) {
+  return run(arguments, input, /*standard_error=*/-1);
+}
+
+std::string run_upmoe_python(const std::vector<std::string>& arguments, std::string_view input) {
+  const FileDescriptor said = memory_file("");
+  const PythonOutcome outcome = run(upmoe_arguments(arguments), input, said.get());
+  ::lseek(said.get(), 0, SEEK_SET);
+  std::string text = read_all(said), sentence;
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find('\n'), text.size());
+    const std::string line = text.substr(0, end);
+    text.erase(0, end + 1);
+    if (line.starts_with("upmoe: "))
+      sentence = line.substr(7);
+    else
+      std::fputs((line + "\n").c_str(), stderr);
+  }
+  if (outcome.code == kOk) return outcome.output;
+  if (sentence.empty()) sentence = fmt::format("Python failed with exit code {}", outcome.code);
+  if (outcome.code == kInterrupted) throw Interrupted(sentence);
+  if (outcome.code == kUsage) throw UsageError(sentence);
+  throw Error(sentence);
+}
+
+void become_upmoe_python(const std::vector<std::string>& arguments) {
+  const std::string python = find_python();
+  const std::vector<std::string> all = upmoe_arguments(arguments);
+  const std::vector<char*> argv = argv_of(python, all);
+  ::execvp(python.c_str(), argv.data());
+  fail_to_run(python, errno);
+}
+
+}  // namespace upmoe::cli

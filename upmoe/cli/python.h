@@ -1,0 +1,27 @@
+#pragma once
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace upmoe::cli {
+
+// UPMOE_PYTHON, or .venv of the source tree that the program was built in, or python3.
+std::string find_python();
+
+struct PythonOutcome {
+  int code = 0;  // of its exit; 128 + the signal that ended it
+  std::string output;
+};
+
+// Runs Python with arguments and the input, and gives what it prints on standard output. What it says on
+// standard error goes to ours. Throws Error when there is no Python.
+PythonOutcome run_python(const std::vector<std::string>& arguments, std::string_view input);
+
+// The same for our Python package, `python -m upmoe ARGUMENTS`. What it prints; throws what it fails with:
+// Error, UsageError or Interrupted with its sentence. Its notes go to standard error.
+std::string run_upmoe_python(const std::vector<std::string>& arguments, std::string_view input = "");
+
+// Goes on as `python -m upmoe ARGUMENTS`: does not come back. Throws Error when there is no Python.
+[[noreturn]] void become_upmoe_python(const std::vector<std::string>& arguments);
+
+}  // namespace upmoe::cli
