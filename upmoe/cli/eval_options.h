@@ -1,23 +1,20 @@
 #pragma once
 #include "upmoe/base/options.h"
+#include "upmoe/cli/model_flags.h"
 
 namespace upmoe::cli {
 
 // The options of `upmoe eval`, for the engine that has the verb and for the program that lists it.
 struct EvalOptions {
   std::int64_t context = 0, stride = 0, max_tokens = 0;
-  Choice dtype = {"auto", {"auto", "fp32", "bf16", "fp16"}};
-  Choice compute = {"auto", {"auto", "bf16", "fp32"}};
-  Choice device = {"auto", {"auto", "cpu", "cuda"}};
+  ModelFlags model;
   bool json = false;
   void visit(auto&& field) {
     field(context, "context", "tokens of a window; 0: the smaller of 2048 and what the model is made for");
     field(stride, "stride",
           "tokens from one window to the next; 0: the context, so that windows do not overlap");
     field(max_tokens, "max-tokens", "look at this many tokens of each text at most; 0: at all");
-    field(dtype, "dtype", "dtype of the weights in memory; auto: as stored, without a copy");
-    field(compute, "compute", "dtype of the arithmetic; auto: the faster one here, by a short measurement");
-    field(device, "device", "where to compute; auto: cuda if there is one");
+    model.visit(field);
     field(json, "json", "print one JSON object");
   }
 };

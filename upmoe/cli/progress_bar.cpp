@@ -9,8 +9,8 @@
 
 namespace upmoe::cli {
 
-ProgressBar::ProgressBar(std::string what)
-    : what_(std::move(what)), terminal_(::isatty(STDERR_FILENO) == 1) {}
+ProgressBar::ProgressBar(std::string what, Unit unit)
+    : what_(std::move(what)), unit_(unit), terminal_(::isatty(STDERR_FILENO) == 1) {}
 
 ProgressBar::~ProgressBar() {
   if (drawn_) std::fputs("\r\033[K", stderr);
@@ -25,9 +25,11 @@ void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
   const double seconds = std::chrono::duration<double>(now - start_).count();
   const double rate = static_cast<double>(done) / seconds, left = static_cast<double>(total - done) / rate;
   const double share = static_cast<double>(done) / static_cast<double>(total);
-  const std::string text =
-      fmt::format("{:3.0f} %  {} of {}, {}/s, {:.0f} s left", 100 * share, human_bytes(done),
-                  human_bytes(total), human_bytes(static_cast<std::uint64_t>(rate)), left);
+  const auto amount = [this](std::uint64_t n) {
+    return unit_ == Unit::bytes ? human_bytes(n) : human_count(n) + " tokens";
+  };
+  const std::string text = fmt::format("{:3.0f} %  {} of {}, {}/s, {:.0f} s left", 100 * share, amount(done),
+                                       amount(total), amount(static_cast<std::uint64_t>(rate)), left);
   if (terminal_) {
     constexpr std::size_t kWidth = 24;
     const auto full = static_cast<std::size_t>(share * kWidth);

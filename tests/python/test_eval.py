@@ -1,0 +1,161 @@
+"""`upmoe eval`: the perplexity is transformers', window by window; the experts' figures are those of its routers."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import tiny
+
+NUM_WINDOW = 32
+# Of float32 sums in another order; the requirement is 1e-4.
+FLOAT32 = 1e-5
+
+
+def write_tokens(path, ids) -> None:
+    np.asarray(ids, dtype=np.uint16).tofile(path)
+
+
+@pytest.fixture
+def token_file(tmp_path):
+    path = tmp_path / "text.bin"
+    ids = torch.randint(3, 320, (5 * NUM_WINDOW + 7,), generator=torch.Generator().manual_seed(2))
+    write_tokens(path, ids)
+    return path
+
+
+def load(folder, dtype=torch.float32):
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+def expected(model, ids: torch.Tensor, context: int, stride: int) -> list[torch.Tensor]:
+    """The nll of every scored token, one tensor a window."""
+    out, scored = [], 0
+    for begin in range(0, len(ids), stride):
+        window = ids[begin : begin + context].long()
+        if len(window) < 2:
+            break
+        with torch.inference_mode():
+            logits = model(window[None]).logits[0].float()
+        first = max(scored - begin, 1)
+        out.append(torch.nn.functional.cross_entropy(logits[first - 1 : -1], window[first:], reduction="none").double())
+        scored = begin + len(window)
+        if scored == len(ids):
+            break
+    return out
+
+
+def evaluate(upmoe, *arguments) -> dict:
+    result = upmoe("eval", *arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("stride", [NUM_WINDOW, 10, 1])
+@pytest.mark.parametrize("experts", [0, 4])
+def test_windows_and_strides(experts, stride, upmoe, tiny_folder, convert, token_file):
+    folder = tiny_folder(tiny.VARIANTS[0])
+    if experts:
+        folder = convert(folder, "--experts", experts)
+    found = evaluate(upmoe, folder, "--data", token_file, "--context", NUM_WINDOW, "--stride", stride)
+    windows = expected(load(folder), torch.from_numpy(np.fromfile(token_file, np.uint16).astype(np.int64)), NUM_WINDOW, stride)
+    nll = torch.cat(windows)
+    assert found["tokens"] == len(nll) and found["ppl"] == pytest.approx(math.exp(found["nll"]))
+    assert found["nll"] == pytest.approx(nll.mean().item(), rel=FLOAT32)
+    count = torch.tensor([len(w) for w in windows])
+    residual = torch.stack([w.sum() for w in windows]) - nll.mean() * count
+    error = (len(windows) / (len(windows) - 1) * (residual**2).sum()).sqrt() / len(nll)
+    assert found["nll_stderr"] == pytest.approx(error.item(), rel=1e-3)
+    assert found["ppl_stderr"] == pytest.approx(found["ppl"] * error.item(), rel=1e-3)
+
+
+def test_max_tokens_and_several_texts(upmoe, tiny_folder, token_file, tmp_path):
+    folder, other = tiny_folder(tiny.VARIANTS[0]), tmp_path / "other.bin"
+    write_tokens(other, [5, 6, 7, 8])
+    both = evaluate(upmoe, folder, "--data", token_file, "--data", other, "--context", 16, "--max-tokens", 40)
+    assert [text["name"] for text in both["texts"]] == ["text", "other"]
+    assert [text["tokens"] for text in both["texts"]] == [40 - 3, 3] and both["tokens"] == 40
+    total = sum(text["nll"] * text["tokens"] for text in both["texts"])
+    assert both["nll"] == pytest.approx(total / 40)
+
+
+def test_load_entropy_and_pairs_are_those_of_the_routers(upmoe, tiny_folder, convert, token_file):
+    folder = convert(tiny_folder(tiny.VARIANTS[0]), "--experts", 4, "--top-k", 2)
+    found = evaluate(upmoe, folder, "--data", token_file, "--context", NUM_WINDOW)["texts"][0]["layers"]
+    ids = torch.from_numpy(np.fromfile(token_file, np.uint16).astype(np.int64))
+    model, chosen, seen = load(folder), [], []
+    blocks = [getattr(layer, "mlp", None) or layer.block_sparse_moe for layer in model.model.layers]
+    for block in blocks:
+        block.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].reshape(-1, inputs[0].shape[-1])))
+    expected(model, ids, NUM_WINDOW, NUM_WINDOW)
+    for l, block in enumerate(blocks):
+        logits = torch.cat(seen[l :: len(blocks)]) @ block.gate.weight.T
+        p = logits.softmax(-1)
+        top = p.topk(2).indices
+        one_hot = torch.zeros_like(p).scatter_(1, top, 1)
+        assert found[l]["load"] == one_hot.sum(0).long().tolist()
+        assert found[l]["together"] == (one_hot.T @ one_hot).long().tolist()
+        entropy = -(p * p.log()).sum(-1).mean() / math.log(4)
+        assert found[l]["router_entropy"] == pytest.approx(entropy.item(), rel=1e-4)
+        assert found[l]["logit_std"] == pytest.approx(logits.var(-1, unbiased=False).mean().sqrt().item(), rel=1e-4)
+
+
+def test_text_and_token_file_give_the_same(upmoe, tiny_folder, tmp_path):
+    folder, text = tiny_folder(tiny.VARIANTS[0]), tmp_path / "some.txt"
+    text.write_text(tiny.TEXT.read_text()[:2000])
+    assert upmoe("tokenize", folder, text, "-o", tmp_path / "tokens").returncode == 0
+    [tokens] = tmp_path.glob("tokens*.bin")
+    a, b = (evaluate(upmoe, folder, "--data", data, "--context", 64) for data in (text, tokens))
+    assert a["nll"] == b["nll"] and a["tokens"] == b["tokens"]
+
+
+def test_the_table_says_what_the_json_says(upmoe, tiny_folder, convert, token_file):
+    folder = convert(tiny_folder(tiny.VARIANTS[0]), "--experts", 4)
+    arguments = (folder, "--data", token_file, "--context", NUM_WINDOW)
+    found, table = evaluate(upmoe, *arguments), upmoe("eval", *arguments).stdout
+    assert f"{found['nll']:.4f} ± {found['nll_stderr']:.4f}" in table and f"{found['ppl']:.4g}" in table
+    assert "load" in table and "entropy" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--context", "1"], "a context of 1 tokens predicts nothing"),
+        (["--context", "8", "--stride", "9"], "a stride of 9 does not go with a context of 8"),
+        (["--max-tokens", "-1"], "max-tokens is -1"),
+        (["--compute", "int8"], "there is no 'int8'"),
+        (["--device", "tpu"], "there is no 'tpu'"),
+        (["--threads", "-2"], "--threads is -2"),
+    ],
+)
+def test_bad_options(arguments, words, upmoe, tiny_folder, token_file):
+    result = upmoe("eval", tiny_folder(tiny.VARIANTS[0]), "--data", token_file, *arguments)
+    assert result.returncode == 2 and words in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_bad_data(upmoe, tiny_folder, tmp_path):
+    folder, short, foreign = tiny_folder(tiny.VARIANTS[0]), tmp_path / "short.bin", tmp_path / "foreign.bin"
+    write_tokens(short, [1])
+    write_tokens(foreign, [1, 2, 3, 400])
+    for data, words in [(short, "at least 2 are needed"), (foreign, "token 3 is 400"), (tmp_path / "no", "no")]:
+        result = upmoe("eval", folder, "--data", data)
+        assert result.returncode == 1 and words in result.stderr and result.stderr.count("\n") == 1
+    result = upmoe("eval", folder)
+    assert result.returncode == 2 and "--data" in result.stderr
+
+
+@pytest.mark.parametrize("experts", [0, 8])
+def test_smollm2_in_float32_and_bfloat16(experts, upmoe, smollm2, convert, tmp_path):
+    """1e-4 in float32 and 1e-3 in bfloat16, relative, against transformers in the same dtype."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2)
+    ids = tokenizer(tiny.TEXT.read_text()).input_ids[:1024]
+    write_tokens(tmp_path / "licence.bin", ids)
+    folder = convert(smollm2, "--experts", experts, "--ratio", 0.25) if experts else smollm2
+    for dtype, compute, tolerance in [(torch.float32, "fp32", 1e-4), (torch.bfloat16, "bf16", 1e-3)]:
+        found = evaluate(upmoe, folder, "--data", tmp_path / "licence.bin", "--context", 512, "--compute", compute)
+        nll = torch.cat(expected(load(folder, dtype), torch.tensor(ids), 512, 512)).mean().item()
+        assert found["tokens"] == 1022 and found["compute"] == compute
+        assert found["ppl"] == pytest.approx(math.exp(nll), rel=tolerance)

@@ -1,0 +1,42 @@
+#include "upmoe/cli/model_options.h"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+
+#include "upmoe/base/error.h"
+#include "upmoe/model/compute.h"
+
+namespace upmoe::cli {
+namespace {
+
+at::ScalarType dtype_of(const std::string& name) {
+  return name == "fp32" ? at::kFloat : name == "bf16" ? at::kBFloat16 : at::kHalf;
+}
+
+}  // namespace
+
+const char* dtype_text(at::ScalarType dtype) {
+  return dtype == at::kFloat ? "fp32" : dtype == at::kBFloat16 ? "bf16" : "fp16";
+}
+
+model::Model load_model(const std::filesystem::path& folder, const ModelFlags& flags) {
+  const bool has_cuda = at::hasCUDA();
+  require_asked(flags.device.value != "cuda" || has_cuda, "--device cuda: torch {} sees no such device here",
+                UPMOE_TORCH_VERSION);
+  require_asked(flags.threads >= 0, "--threads is {}, expected a positive number, or 0 for one a core",
+                flags.threads);
+  if (flags.threads > 0) at::set_num_threads(static_cast<int>(flags.threads));
+  model::LoadOptions options;
+  options.device = has_cuda && flags.device.value != "cpu" ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
+  if (flags.dtype.value != "auto") options.dtype = dtype_of(flags.dtype.value);
+  model::Model model = model::load(folder, options);
+  if (flags.compute.value != "auto")
+    model.compute = dtype_of(flags.compute.value);
+  else if (model.compute == at::kBFloat16)
+    model.compute = model::faster_compute(model.device);
+  else if (model.compute == at::kHalf && model.device.is_cpu())
+    model.compute = at::kFloat;  // bf16 would lose three bits of the weights, and half products are slow
+  return model;
+}
+
+}  // namespace upmoe::cli

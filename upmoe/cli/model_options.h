@@ -1,0 +1,13 @@
+#pragma once
+#include "upmoe/cli/model_flags.h"
+#include "upmoe/model/load.h"
+
+namespace upmoe::cli {
+
+// What the flags mean on this machine, and for these weights: measures which arithmetic is faster if it has
+// to. Sets the number of threads.
+model::Model load_model(const std::filesystem::path& folder, const ModelFlags& flags);
+
+const char* dtype_text(at::ScalarType dtype);  // "fp32", "bf16", "fp16"
+
+}  // namespace upmoe::cli

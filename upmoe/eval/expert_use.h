@@ -1,0 +1,47 @@
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "upmoe/model/llama.h"
+
+// Shape letters: L layers, E experts, N tokens of a batch, K experts of a token.
+namespace upmoe::eval {
+
+// What the routers of a model do with some text. Entropies are divided by that of E equal shares, so 1 means
+// even.
+class ExpertUse {
+ public:
+  explicit ExpertUse(const model::ModelConfig& config);
+
+  // To be called with everything that a Watch sees.
+  void add(const model::FfnSeen& seen);
+
+  struct Layer {
+    std::vector<std::int64_t> load_E;                    // routed pairs of each expert
+    std::vector<std::vector<std::int64_t>> together_EE;  // tokens that had both; the diagonal is the load
+    double router_entropy = 0;  // mean over tokens of the entropy of the router's probabilities
+    double mean_entropy = 0;    // entropy of the mean of those probabilities
+    double load_entropy = 0;
+    double top_weight = 0;     // mean of a token's largest weight
+    double logit_std = 0;      // of the router's logits around each token's mean
+    double max_violation = 0;  // largest load / mean load - 1
+    std::int64_t unused = 0;   // experts with less than a hundredth of the mean load
+  };
+  std::vector<Layer> layers() const;
+  std::int64_t tokens() const { return tokens_; }  // of one layer
+
+ private:
+  struct Sums {
+    std::vector<double> load_E, together_EE, score_E;
+    double entropy = 0, top_weight = 0, logit_variance = 0;
+  };
+  std::int64_t experts_ = 0, tokens_ = 0;
+  std::vector<Sums> sums_;
+};
+
+// How different the experts are that two or more texts go to: of each layer the mutual information between
+// expert and text, divided by the entropy of the texts if all had equally many tokens. 0: the text says
+// nothing about the expert.
+std::vector<double> specialisation(const std::vector<std::vector<ExpertUse::Layer>>& of_texts);
+
+}  // namespace upmoe::eval
