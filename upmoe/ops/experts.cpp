@@ -162,4 +162,31 @@ std::tuple<Tensor, Tensor, Tensor> experts_kept(const Tensor& x_NH, const Tensor
           kept.up_PF};
 }
 
+Unstacked unstack(const Tensor& gate_up, const Tensor& down) {
+  require(gate_up.dim() == 3 && down.dim() == 3 && gate_up.size(1) == 2 * down.size(2) &&
+              gate_up.size(0) == down.size(0),
+          "experts: stacked weights do not fit together");
+  const std::int64_t F = down.size(2);
+  Unstacked out;
+  for (std::int64_t e = 0; e < down.size(0); ++e) {
+    out.gate.push_back(gate_up.select(0, e).narrow(0, 0, F));
+    out.up.push_back(gate_up.select(0, e).narrow(0, F, F));
+    out.down.push_back(down.select(0, e));
+  }
+  return out;
+}
+
+Tensor experts_stacked(const Tensor& x_NH, const Tensor& token_P, const Tensor& expert_P,
+                       const Tensor& weight_P, const Tensor& gate_up, const Tensor& down) {
+  const Unstacked w = unstack(gate_up, down);
+  return experts(x_NH, token_P, expert_P, weight_P, w.gate, w.up, w.down);
+}
+
+std::tuple<Tensor, Tensor, Tensor> experts_stacked_kept(const Tensor& x_NH, const Tensor& token_P,
+                                                        const Tensor& expert_P, const Tensor& weight_P,
+                                                        const Tensor& gate_up, const Tensor& down) {
+  const Unstacked w = unstack(gate_up, down);
+  return experts_kept(x_NH, token_P, expert_P, weight_P, w.gate, w.up, w.down);
+}
+
 }  // namespace upmoe::ops::raw

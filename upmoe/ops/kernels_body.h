@@ -27,11 +27,9 @@ UPMOE_INLINE To bits_of(From from) {
 }
 
 UPMOE_INLINE Floats all(float x) { return Floats{} + x; }
-UPMOE_INLINE Floats choose(Ints mask, Floats yes, Floats no) {
-  return bits_of<Floats>((bits_of<Ints>(yes) & mask) | (bits_of<Ints>(no) & ~mask));
-}
-UPMOE_INLINE Floats larger(Floats a, Floats b) { return choose(a > b, a, b); }
-UPMOE_INLINE Floats smaller(Floats a, Floats b) { return choose(a < b, a, b); }
+// The order of these lets a NaN in x through.
+UPMOE_INLINE Floats at_least(float low, Floats x) { return x < low ? all(low) : x; }
+UPMOE_INLINE Floats at_most(float high, Floats x) { return x > high ? all(high) : x; }
 
 // The first n of a register; what is beyond is zero. n = kLanes is known when this is compiled.
 UPMOE_INLINE Floats load(const float* x, std::size_t n) {
@@ -79,29 +77,21 @@ UPMOE_INLINE float sum_of(Floats v) {
   return sum;
 }
 
-// e^x to about 1e-7 of it: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes expf). Below -87.3 it is that of
-// -87.3, or 0 where x is -inf; above 88.3 infinite; NaN stays.
+// e^x to about 1e-7 of it: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes expf). Beyond -87.3 and 88.3 it
+// stays what it is there: 1e-38 and 2e38. NaN stays NaN.
 UPMOE_INLINE Floats exp_of(Floats x) {
-  const Floats low = all(-87.33F), high = all(88.37F);
-  const Floats y = smaller(larger(x, low), high);
+  const Floats y = at_most(88.3F, at_least(-87.3F, x));
   const Floats magic = all(12582912.0F);  // adding it rounds to a whole number
-  const Floats whole = y * 1.44269504F + magic;
-  const Ints n = bits_of<Ints>(whole) - bits_of<Ints>(magic);
-  const Floats k = whole - magic;
-  const Floats r = (y - k * 0.693359375F) + k * 2.12194440e-4F;
+  const Floats shifted = y * 1.44269504F + magic, n = shifted - magic;
+  const Floats r = (y - n * 0.693359375F) + n * 2.12194440e-4F;
   Floats p = all(1.9875691500e-4F);
   p = p * r + 1.3981999507e-3F;
   p = p * r + 8.3334519073e-3F;
   p = p * r + 4.1665795894e-2F;
   p = p * r + 1.6666665459e-1F;
   p = p * r + 5.0000001201e-1F;
-  p = p * r * r + r + 1.0F;
-  // In two steps, for n = 128.
-  const Ints half = n >> 1;
-  const Floats e = p * bits_of<Floats>((half + 127) << 23) * bits_of<Floats>((n - half + 127) << 23);
-  const float infinity = std::numeric_limits<float>::infinity();
-  const Floats bounded = choose(x > high, all(infinity), choose(x == all(-infinity), all(0), e));
-  return choose(x == x, bounded, x);
+  p = p * (r * r) + (r + 1.0F);
+  return p * bits_of<Floats>((bits_of<Ints>(shifted) + 127) << 23);  // the low bits of shifted are n
 }
 
 template <class T, std::size_t kR, std::size_t kN>
@@ -210,7 +200,10 @@ template <class T>
 float max(const T* x, std::size_t count) {
   Floats most = all(-std::numeric_limits<float>::infinity());
   std::size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) most = larger(load(x + i, kLanes), most);
+  for (; i + kLanes <= count; i += kLanes) {
+    const Floats v = load(x + i, kLanes);
+    most = v > most ? v : most;
+  }
   float out = -std::numeric_limits<float>::infinity();
   for (std::size_t l = 0; l < kLanes; ++l) out = most[l] > out ? most[l] : out;
   for (; i < count; ++i) {

@@ -99,6 +99,23 @@ struct Experts : torch::autograd::Function<Experts> {
   }
 };
 
+struct ExpertsStacked : torch::autograd::Function<ExpertsStacked> {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Tensor& token, const Tensor& expert,
+                        const Tensor& weight, const Tensor& gate_up, const Tensor& down) {
+    const at::AutoDispatchBelowADInplaceOrView below;
+    const auto [y, gate_PF, up_PF] =
+        UPMOE_OP(experts_stacked_kept).call(x, token, expert, weight, gate_up, down);
+    context->save_for_backward({x, token, expert, weight, gate_up, down, gate_PF, up_PF});
+    return y;
+  }
+  static variable_list backward(AutogradContext* context, const variable_list& dy) {
+    const variable_list s = context->get_saved_variables();
+    const auto [dx, dweight, dgate_up, ddown] =
+        UPMOE_OP(experts_stacked_backward).call(dy[0], s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]);
+    return {dx, Variable(), Variable(), dweight, dgate_up, ddown};
+  }
+};
+
 struct TokenNll : torch::autograd::Function<TokenNll> {
   static Tensor forward(AutogradContext* context, const Tensor& hidden, const Tensor& head,
                         const Tensor& target) {
@@ -133,6 +150,16 @@ Tensor experts_autograd(const Tensor& x, const Tensor& token, const Tensor& expe
   return UPMOE_OP(experts).call(x, token, expert, weight, gate, up, down);
 }
 
+Tensor experts_stacked_autograd(const Tensor& x, const Tensor& token, const Tensor& expert,
+                                const Tensor& weight, const Tensor& gate_up, const Tensor& down) {
+  const bool recorded =
+      x.requires_grad() || weight.requires_grad() || gate_up.requires_grad() || down.requires_grad();
+  if (recorded && at::GradMode::is_enabled())
+    return ExpertsStacked::apply(x, token, expert, weight, gate_up, down);
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return UPMOE_OP(experts_stacked).call(x, token, expert, weight, gate_up, down);
+}
+
 // Shapes alone.
 Tensor like(const Tensor& x) { return at::empty_like(x, at::MemoryFormat::Contiguous); }
 std::vector<Tensor> like_all(at::TensorList all) {
@@ -154,6 +181,13 @@ raw::ExpertGradients experts_backward_meta(const Tensor&, const Tensor& x, const
                                            bool for_weights) {
   if (!for_weights) return {like(x), like(weight), {}, {}, {}};
   return {like(x), like(weight), like_all(gate), like_all(up), like_all(down)};
+}
+
+std::tuple<Tensor, Tensor, Tensor> experts_stacked_kept_meta(const Tensor& x, const Tensor& token,
+                                                             const Tensor&, const Tensor&, const Tensor&,
+                                                             const Tensor& down) {
+  const auto kept = [&] { return at::empty_symint({token.sym_size(0), down.sym_size(2)}, x.options()); };
+  return {like(x), kept(), kept()};
 }
 
 }  // namespace
@@ -194,6 +228,15 @@ TORCH_LIBRARY(upmoe, m) {
       "experts_backward(Tensor dy, Tensor x, Tensor token, Tensor expert, Tensor weight, Tensor[] gate, "
       "Tensor[] up, Tensor[] down, Tensor gate_rows, Tensor up_rows, bool for_weights) -> "
       "(Tensor, Tensor, Tensor[], Tensor[], Tensor[])");
+  m.def(
+      "experts_stacked(Tensor x, Tensor token, Tensor expert, Tensor weight, Tensor gate_up, Tensor down) -> "
+      "Tensor");
+  m.def(
+      "experts_stacked_kept(Tensor x, Tensor token, Tensor expert, Tensor weight, Tensor gate_up, "
+      "Tensor down) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "experts_stacked_backward(Tensor dy, Tensor x, Tensor token, Tensor expert, Tensor weight, "
+      "Tensor gate_up, Tensor down, Tensor gate_rows, Tensor up_rows) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("token_nll(Tensor hidden, Tensor head, Tensor target) -> Tensor");
   m.def("token_nll_backward(Tensor dnll, Tensor hidden, Tensor head, Tensor target) -> (Tensor, Tensor)");
   m.def("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor",
@@ -215,6 +258,9 @@ TORCH_LIBRARY_IMPL(upmoe, CompositeExplicitAutograd, m) {
   m.impl("experts", raw::experts);
   m.impl("experts_kept", raw::experts_kept);
   m.impl("experts_backward", raw::experts_backward);
+  m.impl("experts_stacked", raw::experts_stacked);
+  m.impl("experts_stacked_kept", raw::experts_stacked_kept);
+  m.impl("experts_stacked_backward", raw::experts_stacked_backward);
   m.impl("token_nll", raw::token_nll);
   m.impl("token_nll_backward", raw::token_nll_backward);
 }
@@ -224,6 +270,7 @@ TORCH_LIBRARY_IMPL(upmoe, Autograd, m) {
   m.impl("swiglu", swiglu_autograd);
   m.impl("rotate", rotate_autograd);
   m.impl("experts", experts_autograd);
+  m.impl("experts_stacked", experts_stacked_autograd);
   m.impl("token_nll", token_nll_autograd);
 }
 
@@ -239,6 +286,13 @@ TORCH_LIBRARY_IMPL(upmoe, Meta, m) {
   m.impl("rotate", [](const Tensor& x, const Tensor&, const Tensor&) { return like(x); });
   m.impl("experts", [](const Tensor& x, const Tensor&, const Tensor&, const Tensor&, at::TensorList,
                        at::TensorList, at::TensorList) { return like(x); });
+  m.impl("experts_stacked", [](const Tensor& x, const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                               const Tensor&) { return like(x); });
+  m.impl("experts_stacked_kept", experts_stacked_kept_meta);
+  m.impl("experts_stacked_backward",
+         [](const Tensor&, const Tensor& x, const Tensor&, const Tensor&, const Tensor& weight,
+            const Tensor& gate_up, const Tensor& down, const Tensor&,
+            const Tensor&) { return std::tuple(like(x), like(weight), like(gate_up), like(down)); });
   m.impl("experts_kept", experts_kept_meta);
   m.impl("experts_backward", experts_backward_meta);
   m.impl("token_nll", [](const Tensor& hidden, const Tensor&, const Tensor&) {

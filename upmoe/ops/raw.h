@@ -36,6 +36,22 @@ ExpertGradients experts_backward(const Tensor& dy_NH, const Tensor& x_NH, const 
                                  at::TensorList up, at::TensorList down, const Tensor& gate_PF,
                                  const Tensor& up_PF, bool for_weights);
 
+// The same of transformers' layout: gate_up [E, 2F, H], first the gate of an expert, then its up; down [E, H,
+// F].
+struct Unstacked {
+  std::vector<Tensor> gate, up, down;  // views
+};
+Unstacked unstack(const Tensor& gate_up, const Tensor& down);
+Tensor experts_stacked(const Tensor& x_NH, const Tensor& token_P, const Tensor& expert_P,
+                       const Tensor& weight_P, const Tensor& gate_up, const Tensor& down);
+std::tuple<Tensor, Tensor, Tensor> experts_stacked_kept(const Tensor& x_NH, const Tensor& token_P,
+                                                        const Tensor& expert_P, const Tensor& weight_P,
+                                                        const Tensor& gate_up, const Tensor& down);
+std::tuple<Tensor, Tensor, Tensor, Tensor> experts_stacked_backward(
+    const Tensor& dy_NH, const Tensor& x_NH, const Tensor& token_P, const Tensor& expert_P,
+    const Tensor& weight_P, const Tensor& gate_up, const Tensor& down, const Tensor& gate_PF,
+    const Tensor& up_PF);
+
 Tensor token_nll(const Tensor& hidden_NH, const Tensor& head_VH, const Tensor& target_N);
 std::tuple<Tensor, Tensor> token_nll_backward(const Tensor& dnll_N, const Tensor& hidden_NH,
                                               const Tensor& head_VH, const Tensor& target_N);
