@@ -73,13 +73,16 @@ void neurons_tile(const Tensor& x, const Block& block, Range columns, const Weig
   });
 }
 
-// f(block, columns) for every tile of these blocks' rows and so many columns.
+// f(block, columns) for every tile of these blocks' rows and so many columns; few rows take more at once.
 template <class F>
 void for_each_tile_of(at::ArrayRef<Block> blocks, std::int64_t columns, F f) {
-  const std::vector<Range> pieces = cut(columns, kTileColumns);
-  for_each_tile(static_cast<std::int64_t>(blocks.size() * pieces.size()), [&](std::int64_t i) {
-    const auto tile = static_cast<std::size_t>(i);
-    f(blocks[tile / pieces.size()], pieces[tile % pieces.size()]);
+  std::vector<std::pair<Block, Range>> tiles;
+  for (const Block& block : blocks)
+    for (const Range r : cut(columns, block.rows.size > 64 ? kTileColumns : 2 * kTileColumns))
+      tiles.emplace_back(block, r);
+  for_each_tile(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t i) {
+    const auto& [block, range] = tiles[static_cast<std::size_t>(i)];
+    f(block, range);
   });
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "upmoe/ops/kernels.h"
 
@@ -71,10 +72,15 @@ UPMOE_INLINE void in_registers(std::size_t count, F f) {
   if (i < count) f(i, count - i);
 }
 
+// Adds the other half to each half, then quarters, and so on.
+template <std::size_t kBy = kLanes / 2>
 UPMOE_INLINE float sum_of(Floats v) {
-  float sum = 0;
-  for (std::size_t l = 0; l < kLanes; ++l) sum += v[l];
-  return sum;
+  const auto turned = [&]<std::size_t... kI>(std::index_sequence<kI...>) __attribute__((always_inline)) {
+    return __builtin_shufflevector(v, v, (kI + kBy) % kLanes...);
+  }
+  (std::make_index_sequence<kLanes>());
+  if constexpr (kBy == 1) return v[0] + turned[0];
+  return sum_of<(kBy > 1 ? kBy / 2 : 1)>(v + turned);
 }
 
 // e^x to about 1e-7 of it: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes expf). Beyond -87.3 and 88.3 it
