@@ -1,0 +1,124 @@
+// Times the engine's operations. Reads a job a line from stdin, writes the seconds of one run and a checksum
+// of the result; engine_bench.py asks this program and engine_peer.py in turn. Jobs:
+//   layer T H F E K DTYPE EXPERTS forward|step     an MoE layer; EXPERTS: of every pair, with commas between
+//   them;
+//                                                  step: with the gradients of x and of all weights
+//   mm M K N DTYPE                                 a plain product, as ATen computes it
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <fmt/format.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <iostream>
+#include <sstream>
+
+#include "upmoe/base/error.h"
+#include "upmoe/ops/ops.h"
+
+namespace {
+
+using at::Tensor;
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+at::ScalarType dtype_of(const std::string& name) {
+  upmoe::require(name == "float32" || name == "bfloat16", "dtype '{}' is not timed", name);
+  return name == "float32" ? at::kFloat : at::kBFloat16;
+}
+
+// The same numbers in engine_peer.py: no generator, so that they cost nothing.
+Tensor numbers(std::vector<std::int64_t> shape, at::ScalarType dtype, double scale) {
+  std::int64_t count = 1;
+  for (const std::int64_t size : shape) count *= size;
+  Tensor out = at::empty(shape, at::TensorOptions(dtype));
+  const Tensor period =
+      ((at::arange(1009, at::TensorOptions(at::kFloat)) * 367).remainder(1009) / 1009 - 0.5) * scale;
+  out.view({-1}).narrow(0, 0, count / 1009 * 1009).view({-1, 1009}).copy_(period);
+  out.view({-1}).narrow(0, count / 1009 * 1009, count % 1009).copy_(period.narrow(0, 0, count % 1009));
+  return out;
+}
+
+struct Layer {
+  std::string shape;  // that it was made for
+  std::vector<Tensor> leaves;
+  upmoe::ops::ExpertWeights weights;
+};
+
+void make(Layer& layer, const std::string& shape, std::int64_t H, std::int64_t F, std::int64_t E,
+          at::ScalarType dtype) {
+  if (layer.shape == shape) return;
+  layer = {};  // gives its memory back first
+  const Tensor gate_up = numbers({E, 2 * F, H}, dtype, 0.1), down = numbers({E, H, F}, dtype, 0.1);
+  for (std::int64_t e = 0; e < E; ++e) {
+    layer.weights.gate_FH.push_back(gate_up[e].narrow(0, 0, F));
+    layer.weights.up_FH.push_back(gate_up[e].narrow(0, F, F));
+    layer.weights.down_HF.push_back(down[e]);
+  }
+  for (auto* all : {&layer.weights.gate_FH, &layer.weights.up_FH, &layer.weights.down_HF})
+    layer.leaves.insert(layer.leaves.end(), all->begin(), all->end());
+  layer.shape = shape;
+}
+
+void time_layer(Layer& layer, std::istream& job) {
+  std::int64_t T, H, F, E, K;
+  std::string dtype_name, experts, mode;
+  job >> T >> H >> F >> E >> K >> dtype_name >> experts >> mode;
+  upmoe::require(!job.fail(), "a layer is given as: layer T H F E K DTYPE EXPERTS forward|step");
+  const at::ScalarType dtype = dtype_of(dtype_name);
+  make(layer, fmt::format("{} {} {} {}", H, F, E, dtype_name), H, F, E, dtype);
+  Tensor expert_P = at::empty({T * K}, at::TensorOptions(at::kLong));
+  std::istringstream list(experts);
+  for (std::int64_t p = 0; p < T * K; ++p, list.ignore(1)) list >> expert_P.data_ptr<std::int64_t>()[p];
+  const Tensor token_P = at::arange(T, at::TensorOptions(at::kLong)).repeat_interleave(K);
+  Tensor x = numbers({T, H}, dtype, 4), weight_P = numbers({T * K}, at::kFloat, 1).abs();
+  const bool step = mode == "step";
+  std::vector<Tensor> leaves = layer.leaves;
+  leaves.insert(leaves.end(), {x, weight_P});
+  for (Tensor& leaf : leaves) leaf.requires_grad_(step);
+  const Tensor dy = numbers({T, H}, dtype, 1);
+  const at::AutoGradMode recorded(step);
+  const double start = now();
+  const Tensor y = upmoe::ops::experts(x, token_P, expert_P, weight_P, layer.weights);
+  std::vector<Tensor> gradients;
+  if (step) gradients = torch::autograd::grad({y}, leaves, {dy});
+  const double seconds = now() - start;
+  const Tensor& checked = step ? gradients[gradients.size() - 2] : y;
+  fmt::print("{:.9f} {:.6g}\n", seconds, checked.abs().to(at::kDouble).mean().item<double>());
+}
+
+void time_mm(std::istream& job) {
+  std::int64_t M, K, N;
+  std::string dtype;
+  job >> M >> K >> N >> dtype;
+  upmoe::require(!job.fail(), "a product is given as: mm M K N DTYPE");
+  const Tensor x = numbers({M, K}, dtype_of(dtype), 1), w = numbers({N, K}, dtype_of(dtype), 1);
+  Tensor out = at::empty({M, N}, x.options());
+  at::mm_out(out, x, w.t());
+  const double start = now();
+  at::mm_out(out, x, w.t());
+  fmt::print("{:.9f} 0\n", now() - start);
+}
+
+}  // namespace
+
+int main() try {
+  Layer layer;
+  for (std::string line; std::getline(std::cin, line); std::fflush(stdout)) {
+    std::istringstream job(line);
+    std::string what;
+    job >> what;
+    upmoe::require(what == "layer" || what == "mm", "unknown job '{}'", what);
+    what == "layer" ? time_layer(layer, job) : time_mm(job);
+  }
+  return 0;
+} catch (const std::exception& error) {
+  fmt::print(stderr, "engine_bench: {}\n", error.what());
+  return 1;
+}

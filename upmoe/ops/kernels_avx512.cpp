@@ -1,0 +1,3 @@
+#define UPMOE_LANES 16
+#define UPMOE_KERNELS kKernelsAvx512
+#include "upmoe/ops/kernels_body.h"
