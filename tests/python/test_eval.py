@@ -147,15 +147,19 @@ def test_bad_data(upmoe, tiny_folder, tmp_path):
     assert result.returncode == 2 and "--data" in result.stderr
 
 
-@pytest.mark.parametrize("experts", [0, 8])
-def test_smollm2_in_float32_and_bfloat16(experts, upmoe, smollm2, convert, tmp_path):
-    """1e-4 in float32 and 1e-3 in bfloat16, relative, against transformers in the same dtype."""
+@pytest.mark.parametrize("method", ["dense", "copy", "drop"])
+def test_smollm2_in_float32_and_bfloat16(method, upmoe, smollm2, convert, tmp_path):
+    """1e-4 in float32 and 1e-3 in bfloat16, relative, against transformers in the same dtype. Not drop in bfloat16:
+    transformers rounds the router's logits there, so that tokens go to other experts than in float32, and experts
+    that differ make a difference of some per cent out of it (docs/numerics.md)."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(smollm2)
-    ids = tokenizer(tiny.TEXT.read_text()).input_ids[:1024]
+    ids = tokenizer(tiny.TEXT.read_text()).input_ids[:2048]
     write_tokens(tmp_path / "licence.bin", ids)
-    folder = convert(smollm2, "--experts", experts, "--ratio", 0.25) if experts else smollm2
+    folder = smollm2 if method == "dense" else convert(smollm2, "--method", method, "--experts", 8)
     for dtype, compute, tolerance in [(torch.float32, "fp32", 1e-4), (torch.bfloat16, "bf16", 1e-3)]:
+        if (method, compute) == ("drop", "bf16"):
+            continue
         found = evaluate(upmoe, folder, "--data", tmp_path / "licence.bin", "--context", 512, "--compute", compute)
         nll = torch.cat(expected(load(folder, dtype), torch.tensor(ids), 512, 512)).mean().item()
-        assert found["tokens"] == 1022 and found["compute"] == compute
+        assert found["tokens"] == 2044 and found["compute"] == compute
         assert found["ppl"] == pytest.approx(math.exp(nll), rel=tolerance)

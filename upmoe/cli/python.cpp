@@ -113,9 +113,11 @@ PythonOutcome run(const std::vector<std::string>& arguments, std::string_view in
 std::string find_python() {
   if (const char* named = std::getenv("UPMOE_PYTHON")) return named;
   std::error_code error;
-  const fs::path program = fs::read_symlink("/proc/self/exe", error);
-  const fs::path beside = program.parent_path().parent_path() / ".venv/bin/python";
-  return !error && fs::exists(beside, error) ? beside.string() : "python3";
+  fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
+  for (; folder.has_relative_path(); folder = folder.parent_path())
+    if (const fs::path python = folder / ".venv/bin/python"; fs::exists(python, error))
+      return python.string();
+  return "python3";
 }
 
 PythonOutcome run_python(const std::vector<std::string>& arguments, std::string_view input) {
