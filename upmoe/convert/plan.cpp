@@ -151,13 +151,9 @@ void forecast(Plan& plan) {
 
 }  // namespace
 
-Rng layer_key(const Plan& plan, std::int64_t layer) {
-  return Rng(plan.request.seed).at("layer").at(static_cast<std::uint64_t>(layer));
-}
+Rng layer_key(const Plan& plan, std::int64_t layer) { return layer_key(plan.request.seed, layer); }
 
-Rng weight_key(const Plan& plan, const DenseWeight& weight) {
-  return Rng(plan.request.seed).at("weight").at(weight.name);
-}
+Rng weight_key(const Plan& plan, const DenseWeight& weight) { return weight_key(plan.request.seed, weight); }
 
 Plan make_plan(const ConvertRequest& request) {
   const MethodInfo& method = find_plugin(upcycle::methods(), request.method, "upcycling method");

@@ -69,7 +69,7 @@ struct Plan {
 // Opens and checks the source and lays out the output. Throws Error or UsageError.
 Plan make_plan(const ConvertRequest& request);
 
-// The key that everything of a layer, or of a weight outside the layers, is drawn from.
+// The keys of upcycle/method.h, of this plan's seed.
 Rng layer_key(const Plan& plan, std::int64_t layer);
 Rng weight_key(const Plan& plan, const DenseWeight& weight);
 

@@ -13,6 +13,7 @@
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/dense_model.h"
 #include "upmoe/checkpoint/json.h"
+#include "upmoe/inspect/moe_weights.h"
 #include "upmoe/io/file_descriptor.h"
 #include "upmoe/target/registry.h"
 #include "upmoe/tensor/convert.h"
@@ -23,85 +24,11 @@ namespace {
 
 constexpr std::int64_t kMostCompared = 32;  // experts whose likeness is taken, evenly chosen among more
 
-struct View {
-  Dtype dtype;
-  std::int64_t rows, cols;
-  std::span<const std::byte> bytes;
-
-  std::span<const std::byte> row(std::int64_t r) const {
-    const auto size = static_cast<std::size_t>(cols * bits(dtype) / 8);
-    return bytes.subspan(static_cast<std::size_t>(r) * size, size);
-  }
-};
-
 std::vector<float> floats(const View& view, std::int64_t row) {
   std::vector<float> out(static_cast<std::size_t>(view.cols));
   to_float(view.dtype, view.row(row), out);
   return out;
 }
-
-// The weights of a Mixture of Experts, by what they are instead of by name.
-constexpr std::int64_t kMostSize = 1 << 30;  // of H and F: products of two fit
-
-class MoeWeights {
- public:
-  MoeWeights(const Weights& weights, const Target& target, const nlohmann::json& config, std::string where)
-      : weights_(weights), target_(target), shape_(target.shape(config)), where_(std::move(where)) {
-    H_ = config.value("hidden_size", std::int64_t{4096});
-    num_layers_ = config.value("num_hidden_layers", std::int64_t{32});
-    require(
-        shape_.experts >= 1 && shape_.experts <= 1'000'000 && shape_.per_token >= 1 &&
-            shape_.per_token <= shape_.experts && shape_.expert_size >= 1 &&
-            shape_.expert_size <= kMostSize && H_ <= kMostSize && H_ >= 1 && num_layers_ >= 1 &&
-            num_layers_ <= 10'000,
-        "{}: config.json: {} experts, top-{}, {} neurons, hidden size {} and {} layers don't fit together",
-        where_, shape_.experts, shape_.per_token, shape_.expert_size, H_, num_layers_);
-    stacked_ = weights.entries().contains(weight_name(target.stacked.gate_up, 0));
-  }
-
-  const MoeShape& shape() const { return shape_; }
-  std::int64_t H() const { return H_; }
-  std::int64_t num_layers() const { return num_layers_; }
-  bool stacked() const { return stacked_; }
-
-  View expert(std::int64_t l, std::int64_t e, Matrix matrix) const {
-    const std::int64_t E = shape_.experts, F = shape_.expert_size;
-    const bool down = matrix == Matrix::down;
-    const std::int64_t rows = down ? H_ : F, cols = down ? F : H_;
-    if (!stacked_) return find(weight_name(target_.expert.of(matrix), l, e), {rows, cols});
-    View all = down ? find(weight_name(target_.stacked.down, l), {E, H_, F})
-                    : find(weight_name(target_.stacked.gate_up, l), {E, 2 * F, H_});
-    const std::size_t slab = all.bytes.size() / static_cast<std::size_t>(E), size = down ? slab : slab / 2;
-    return {all.dtype, rows, cols,
-            all.bytes.subspan(static_cast<std::size_t>(e) * slab + (matrix == Matrix::up ? size : 0), size)};
-  }
-  View router(std::int64_t l) const {
-    return find(weight_name(stacked_ ? target_.stacked.router : target_.router, l), {shape_.experts, H_});
-  }
-  View ffn_norm(std::int64_t l) const {
-    return find(fmt::format("model.layers.{}.post_attention_layernorm.weight", l), {H_});
-  }
-
- private:
-  View find(const std::string& name, const std::vector<std::int64_t>& shape) const {
-    const auto it = weights_.entries().find(name);
-    if (it == weights_.entries().end())
-      fail("{}: has no '{}', which a {} of this configuration must have", where_, name, target_.model_type);
-    const TensorInfo& info = *it->second.info;
-    require(info.shape == shape, "{}: '{}' has shape {}, config.json says {}", where_, name,
-            shape_text(info.shape), shape_text(shape));
-    require(is_float_weight(info.dtype), "{}: '{}' is {}, and only F32, BF16 and F16 can be looked into",
-            where_, name, upmoe::name(info.dtype));
-    return {info.dtype, shape.size() == 1 ? 1 : shape[0], shape.back(), it->second.data()};
-  }
-
-  const Weights& weights_;
-  const Target& target_;
-  MoeShape shape_;
-  std::string where_;
-  std::int64_t H_ = 0, num_layers_ = 0;
-  bool stacked_ = false;
-};
 
 struct LayerFindings {
   std::vector<std::int64_t> same_as;  // of each expert: the first expert that is identical to it

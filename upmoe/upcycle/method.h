@@ -26,6 +26,15 @@ struct MoeLayer {
   std::function<Draft(std::int64_t e, Matrix matrix)> draft;
 };
 
+// The keys of a conversion, by its seed: what everything of a layer, or of a weight outside the layers, is
+// drawn from.
+inline Rng layer_key(std::uint64_t seed, std::int64_t layer) {
+  return Rng(seed).at("layer").at(static_cast<std::uint64_t>(layer));
+}
+inline Rng weight_key(std::uint64_t seed, const DenseWeight& weight) {
+  return Rng(seed).at("weight").at(weight.name);
+}
+
 // An upcycling method: says what experts are made of. It knows neither files nor names. The same layer and
 // key always give the same drafts.
 class Method {
