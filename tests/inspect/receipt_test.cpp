@@ -1,0 +1,281 @@
+#include "upmoe/inspect/receipt.h"
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "tests/fails_with.h"
+#include "tests/inspect/converted.h"
+#include "upmoe/base/error.h"
+#include "upmoe/checkpoint/folder.h"
+#include "upmoe/upcycle/registry.h"
+
+namespace upmoe {
+
+inline void PrintTo(const MethodInfo& method, std::ostream* out) { *out << method.name; }
+
+namespace {
+
+constexpr std::int64_t F = 48, kExperts = 4;
+
+// What is broken, as "NAME: text" each.
+std::vector<std::string> broken(const Receipt& receipt) {
+  std::vector<std::string> out;
+  for (const Promise& promise : receipt.promises)
+    for (const std::string& text : promise.broken) out.push_back(promise.name + ": " + text);
+  return out;
+}
+
+const Promise& promise(const Receipt& receipt, const std::string& name) {
+  return *std::ranges::find(receipt.promises, name, &Promise::name);
+}
+
+class ReceiptTest : public test::ConvertedTest {
+ protected:
+  Receipt receipt(const std::filesystem::path& moe) const { return make_receipt(moe, dense(), 2); }
+
+  // Turns the lowest bit of the byte at `at` of a tensor around.
+  static void flip(const std::filesystem::path& folder, const std::string& name, std::uint64_t at = 0) {
+    std::filesystem::path file;
+    std::uint64_t place = 0;
+    {
+      const Weights weights{Folder(folder)};
+      const Weights::Entry& entry = weights.entries().at(name);
+      file = entry.file->path();
+      place = entry.file->data_begin(*entry.info) + at;
+    }
+    std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekg(static_cast<std::streamoff>(place));
+    const int byte = stream.get();
+    stream.seekp(static_cast<std::streamoff>(place));
+    stream.put(static_cast<char>(byte ^ 1));
+  }
+
+  static void change_record(const std::filesystem::path& folder, const nlohmann::json::json_pointer& where,
+                            const nlohmann::json& value) {
+    auto json = nlohmann::json::parse(test::read_file(folder / "upmoe.json"));
+    json[where] = value;
+    test::write_file(folder / "upmoe.json", json.dump());
+  }
+};
+
+class EveryMethod : public ReceiptTest, public testing::WithParamInterface<MethodInfo> {};
+
+TEST_P(EveryMethod, KeepsItsPromise) {
+  const Receipt found = receipt(converted(GetParam().name));
+  EXPECT_EQ(broken(found), std::vector<std::string>{});
+  EXPECT_TRUE(found.holds());
+  EXPECT_EQ(found.method, GetParam().name);
+  EXPECT_EQ(found.promises.size(), 5u);
+}
+
+TEST_P(EveryMethod, IsFoundOutWhenAByteOfAnExpertIsChanged) {
+  for (const char* matrix : {"w1", "w2", "w3"}) {
+    const std::filesystem::path moe = converted(GetParam().name);
+    const std::string name = fmt::format("model.layers.1.block_sparse_moe.experts.2.{}.weight", matrix);
+    flip(moe, name, 100);
+    const Receipt found = receipt(moe);
+    EXPECT_FALSE(found.holds());
+    EXPECT_EQ(promise(found, "output").broken, std::vector{name + " has other bytes"});
+  }
+}
+
+TEST_P(EveryMethod, IsFoundOutWhenAByteElsewhereIsChanged) {
+  for (const char* name : {"model.norm.weight", "model.layers.0.self_attn.k_proj.weight",
+                           "model.layers.1.block_sparse_moe.gate.weight", "lm_head.weight"}) {
+    const std::filesystem::path moe = converted(GetParam().name);
+    flip(moe, name);
+    EXPECT_EQ(promise(receipt(moe), "output").broken, std::vector{std::string(name) + " has other bytes"});
+  }
+}
+
+TEST_P(EveryMethod, IsFoundOutWhenTheSourceIsAnotherOne) {
+  const std::filesystem::path moe = converted(GetParam().name);
+  test::make_tiny_llama(dense(), {.seed = 1, .extra = R"({"rope_theta": 20000.0})"});
+  EXPECT_FALSE(promise(receipt(moe), "source").broken.empty());
+}
+
+TEST_P(EveryMethod, GivesTheSameReceiptForAnyNumberOfThreads) {
+  const std::filesystem::path moe = converted(GetParam().name);
+  const Receipt one = make_receipt(moe, dense(), 1), many = make_receipt(moe, dense(), 5);
+  EXPECT_EQ(one.covered, many.covered);
+  ASSERT_EQ(one.promises.size(), many.promises.size());
+  for (std::size_t i = 0; i < one.promises.size(); ++i)
+    EXPECT_EQ(one.promises[i].text, many.promises[i].text);
+}
+
+INSTANTIATE_TEST_SUITE_P(Receipt, EveryMethod, testing::ValuesIn(upcycle::methods()),
+                         [](const auto& method) { return method.param.name; });
+
+TEST_F(ReceiptTest, SaysThatACopyKeepsEverything) {
+  const Receipt found = receipt(converted("copy"));
+  for (const auto& layer : found.kept)
+    for (const Receipt::Kept& expert : layer) {
+      EXPECT_EQ(expert.whole, F);
+      EXPECT_EQ(expert.moved, 0);
+    }
+  EXPECT_EQ(found.covered, (std::vector<std::int64_t>{F, F}));
+  EXPECT_EQ(found.identical, found.others);
+  EXPECT_TRUE(found.promised_exact);
+  EXPECT_TRUE(found.not_identical.empty() && found.dtypes.empty() && !found.head_written_out);
+  EXPECT_EQ(promise(found, "neurons").text,
+            "1152 of 1152 rows and columns that 'copy' keeps are the source's");
+}
+
+TEST_F(ReceiptTest, SaysThatDropKeepsItsShareWholeWithSharedIndices) {
+  const Receipt found = receipt(converted("drop", {{"ratio", "0.3"}}));
+  for (const auto& layer : found.kept)
+    for (const Receipt::Kept& expert : layer) {
+      EXPECT_EQ(expert.gate, F - 14);
+      EXPECT_EQ(expert.up, F - 14);
+      EXPECT_EQ(expert.down, F - 14);
+      EXPECT_EQ(expert.whole, F - 14);
+    }
+  EXPECT_FALSE(found.promised_exact);
+  EXPECT_EQ(found.not_exact_because, "a share of 0.3 of each expert's neurons is drawn anew");
+}
+
+TEST_F(ReceiptTest, SaysThatDropKeepsFewerWholeWithIndicesOfEachMatrix) {
+  const Receipt found = receipt(converted("drop", {{"indices", "per-matrix"}}));
+  std::int64_t whole = 0;
+  for (const auto& layer : found.kept)
+    for (const Receipt::Kept& expert : layer) {
+      EXPECT_EQ(expert.gate, F / 2);
+      EXPECT_EQ(expert.up, F / 2);
+      EXPECT_EQ(expert.down, F / 2);
+      whole += expert.whole;
+    }
+  EXPECT_NEAR(double(whole) / (2 * kExperts * F), 0.125, 0.06);  // an eighth; deviation 0.017
+}
+
+TEST_F(ReceiptTest, RecognisesTheNeuronsThatSplitDealsOut) {
+  for (const char* rescale : {"1", "0", "1.7"}) {
+    const Receipt found = receipt(converted("split", {{"rescale", rescale}}));
+    EXPECT_TRUE(found.holds()) << rescale;
+    EXPECT_EQ(found.covered, (std::vector<std::int64_t>{F, F}));
+    for (const auto& layer : found.kept)
+      for (const Receipt::Kept& expert : layer) {
+        EXPECT_EQ(expert.paired, F / kExperts);
+        EXPECT_GT(expert.moved, 0);
+        EXPECT_EQ(expert.whole, std::string(rescale) == "1" ? F / kExperts : 0);
+      }
+  }
+}
+
+TEST_F(ReceiptTest, SaysThatScratchKeepsNothing) {
+  const Receipt found = receipt(converted("scratch"));
+  EXPECT_EQ(found.covered, (std::vector<std::int64_t>{0, 0}));
+  EXPECT_EQ(found.identical, 0);
+  EXPECT_EQ(promise(found, "neurons").text, "'scratch' keeps nothing of the FFNs");
+}
+
+TEST_F(ReceiptTest, NamesTheExpertWhoseNeuronIsNotTheSources) {
+  const std::filesystem::path moe = converted("copy");
+  flip(moe, "model.layers.0.block_sparse_moe.experts.3.w2.weight", 2 * (48 * 5 + 7));
+  const Receipt found = receipt(moe);
+  EXPECT_EQ(promise(found, "neurons").broken,
+            std::vector<std::string>{"layer 0, expert 3, down: 1 neurons are not the source's"});
+  EXPECT_EQ(found.kept[0][3].whole, F - 1);
+}
+
+TEST_F(ReceiptTest, FindsThatNothingWasDrawnAnewWhereDropSaysSo) {
+  const std::filesystem::path copy = converted("copy"), drop = converted("drop");
+  test::write_file(copy / "upmoe.json", test::read_file(drop / "upmoe.json"));
+  const std::vector<std::string> found = promise(receipt(copy), "neurons").broken;
+  ASSERT_EQ(found.size(), 2u * kExperts * 3);
+  EXPECT_EQ(found[0], "layer 0, expert 0, gate: 24 neurons were to be drawn anew and are the source's");
+}
+
+TEST_F(ReceiptTest, FindsARecordThatSaysSomethingElse) {
+  using Pointer = nlohmann::json::json_pointer;
+  const std::vector<std::tuple<std::string, nlohmann::json, std::string>> changes = {
+      {"/options/seed", 1, "neurons"},
+      {"/options/ratio", 0.25, "neurons"},
+      {"/options/indices", "per-matrix", "neurons"},
+      {"/options/experts", 5, "shape"},
+      {"/options/top-k", 1, "shape"},
+      {"/output/tensors/model.norm.weight", "0123456789abcdef", "output"},
+      {"/output/tensors/stranger", "0123456789abcdef", "output"},
+      {"/source/tensors/model.norm.weight", "0123456789abcdef", "source"},
+      {"/source/config_xxh3", "0123456789abcdef", "source"}};
+  for (const auto& [where, value, name] : changes) {
+    const std::filesystem::path moe = converted("drop");
+    change_record(moe, Pointer(where), value);
+    EXPECT_FALSE(promise(receipt(moe), name).broken.empty()) << where;
+  }
+}
+
+TEST_F(ReceiptTest, RefusesARecordThatIsNone) {
+  using Pointer = nlohmann::json::json_pointer;
+  const std::filesystem::path moe = converted("split");
+  const std::string whole = test::read_file(moe / "upmoe.json");
+  const std::vector<std::pair<std::string, nlohmann::json>> changes = {{"/options/method", "dorp"},
+                                                                       {"/options/order", "sorted"},
+                                                                       {"/options/experts", 0},
+                                                                       {"/options/experts", 5},
+                                                                       {"/options/top-k", 9},
+                                                                       {"/options/seed", "zero"},
+                                                                       {"/output/tensors", 7},
+                                                                       {"/source", nlohmann::json{}},
+                                                                       {"/function_preserving", "yes"},
+                                                                       {"/options/rescale", nullptr},
+                                                                       {"/options/rescale", "\x1b[31m"},
+                                                                       {"/options", nlohmann::json{}}};
+  for (const auto& [where, value] : changes) {
+    test::write_file(moe / "upmoe.json", whole);
+    change_record(moe, Pointer(where), value);
+    EXPECT_TRUE(test::fails_with([&] { receipt(moe); }, {"upmoe.json"})) << where << " " << value;
+    EXPECT_FALSE(test::fails_with<UsageError>([&] { receipt(moe); }, {})) << "blames the command line";
+  }
+}
+
+TEST_F(ReceiptTest, PromisesNothingWithoutARecord) {
+  const std::filesystem::path moe = converted("copy");
+  std::filesystem::remove(moe / "upmoe.json");
+  flip(moe, "model.norm.weight");
+  const Receipt found = receipt(moe);
+  EXPECT_EQ(found.method, "");
+  EXPECT_TRUE(found.promises.empty() && found.holds());
+  ASSERT_EQ(found.not_identical.size(), 1u);
+  EXPECT_EQ(found.not_identical[0].name, "model.norm.weight");
+  EXPECT_EQ(found.not_identical[0].what, "differs");
+}
+
+TEST_F(ReceiptTest, TakesAWrittenOutHeadForTheEmbedding) {
+  const std::filesystem::path moe = converted("drop", {}, {.tied = true});
+  const Receipt found = receipt(moe);
+  EXPECT_TRUE(found.head_written_out && found.holds());
+  EXPECT_TRUE(found.not_identical.empty());
+  flip(moe, "lm_head.weight");
+  EXPECT_EQ(promise(receipt(moe), "others").broken, std::vector<std::string>{"lm_head.weight differs"});
+}
+
+TEST_F(ReceiptTest, LooksIntoStackedExpertsAsIntoOthers) {
+  const std::filesystem::path moe = converted("drop"), together = stacked(moe);
+  test::write_file(together / "upmoe.json", test::read_file(moe / "upmoe.json"));
+  const Receipt found = receipt(together);
+  EXPECT_EQ(broken(found), std::vector<std::string>{});
+  EXPECT_EQ(found.kept[1][2].whole, F / 2);
+  EXPECT_TRUE(found.not_identical.empty());
+}
+
+TEST_F(ReceiptTest, SaysWhichTensorsHaveAnotherType) {
+  const std::filesystem::path moe = converted("copy");
+  test::make_tiny_llama(dense(), {.dtype = Dtype::f32});
+  const Receipt found = receipt(moe);
+  EXPECT_EQ(found.dtypes.at("F32 to BF16"), 2 * (3 * kExperts + 6) + 3);
+  EXPECT_EQ(found.covered, (std::vector<std::int64_t>{0, 0}));
+  EXPECT_EQ(found.not_identical[0].what, "is BF16 instead of F32");
+}
+
+TEST_F(ReceiptTest, RefusesModelsThatDoNotBelongTogether) {
+  const std::filesystem::path moe = converted("copy");
+  test::make_tiny_llama(folder_ / "deeper", {.layers = 3});
+  EXPECT_TRUE(test::fails_with([&] { make_receipt(moe, folder_ / "deeper"); },
+                               {"deeper", "3 of 32", "was not made of that model"}));
+  EXPECT_TRUE(test::fails_with([&] { make_receipt(dense(), dense()); }, {"is no Mixture of Experts"}));
+  EXPECT_THROW(make_receipt(moe, moe), Error);
+}
+
+}  // namespace
+}  // namespace upmoe

@@ -1,0 +1,52 @@
+#include "upmoe/inspect/record.h"
+
+#include <nlohmann/json.hpp>
+
+#include "upmoe/base/error.h"
+#include "upmoe/checkpoint/json.h"
+#include "upmoe/upcycle/registry.h"
+
+namespace upmoe {
+namespace {
+
+// The method's options among all that were in force, as the command line writes them.
+Values method_options(const MethodInfo& method, const nlohmann::json& options) {
+  Values out;
+  for (const OptionInfo& option : method.options) {
+    const nlohmann::json& value = options.at(option.name);
+    out[option.name] = value.is_string() ? value.get<std::string>() : value.dump();
+  }
+  return out;
+}
+
+}  // namespace
+
+Record parse_record(std::string_view text, std::string_view where) {
+  const nlohmann::json json = parse_json_object(text, where);
+  Record out;
+  try {
+    const nlohmann::json& options = json.at("options");
+    options.at("method").get_to(out.method_name);
+    options.at("seed").get_to(out.seed);
+    options.at("experts").get_to(out.asked.experts);
+    options.at("top-k").get_to(out.asked.per_token);
+    json.at("function_preserving").get_to(out.exact);
+    json.at("not_exact_because").get_to(out.not_exact_because);
+    json.at("source").at("config_xxh3").get_to(out.source_config);
+    json.at("source").at("tensors").get_to(out.source);
+    json.at("output").at("tensors").get_to(out.output);
+    const MethodInfo& method = find_plugin(upcycle::methods(), out.method_name, "upcycling method");
+    out.method = method.make(method_options(method, options));
+    require(1 <= out.asked.per_token && out.asked.per_token <= out.asked.experts &&
+                out.asked.experts <= 1'000'000,
+            "{}: {} experts and top-{} do not fit together", printable(where), out.asked.experts,
+            out.asked.per_token);
+  } catch (const nlohmann::json::exception& error) {
+    fail("{}: is not the record of a conversion: {}", printable(where), printable(error.what()));
+  } catch (const UsageError& error) {  // here it is the file that is wrong, not the command line
+    fail("{}: {}", printable(where), error.what());
+  }
+  return out;
+}
+
+}  // namespace upmoe
