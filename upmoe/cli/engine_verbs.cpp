@@ -10,6 +10,7 @@
 
 #include "upmoe/base/text.h"
 #include "upmoe/cli/eval_options.h"
+#include "upmoe/cli/verify_options.h"
 
 namespace upmoe::cli {
 namespace fs = std::filesystem;
@@ -22,6 +23,10 @@ const std::vector<Command>& engine_commands() {
        "  upmoe eval ./smol-8x --data heldout.txt\n"
        "  upmoe eval ./smol-8x --data prose.bin --data code.bin --context 1024 --json",
        listed, eval_options},
+      {"verify", "check against the dense model what was kept, and what upmoe.json promises",
+       "  upmoe verify ./smol-8x --against ./SmolLM2-135M\n"
+       "  upmoe verify ./smol-8x --against ./SmolLM2-135M --data heldout.txt --json",
+       listed, verify_options},
   };
   return all;
 }

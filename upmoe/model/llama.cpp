@@ -133,6 +133,11 @@ at::Tensor hidden_states(const Model& model, const Input& input, KvCache* cache,
   return norm(model.norm_H);
 }
 
+at::Tensor ffn(const Model& model, std::int64_t layer, const at::Tensor& in_NH) {
+  return std::visit([&](const auto& it) { return run(it, layer, in_NH, {}); },
+                    model.layers.at(static_cast<std::size_t>(layer)).ffn);
+}
+
 at::Tensor logits(const Model& model, const at::Tensor& hidden) {
   return ops::linear(hidden, model.head_VH).to(at::kFloat);
 }

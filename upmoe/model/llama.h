@@ -78,6 +78,9 @@ using Watch = std::function<void(const FfnSeen&)>;
 at::Tensor hidden_states(const Model& model, const Input& input, KvCache* cache = nullptr,
                          const Watch& watch = {});
 
+// The FFN of one layer alone: of what it sees after its norm, what it adds to the residual.
+at::Tensor ffn(const Model& model, std::int64_t layer, const at::Tensor& in_NH);
+
 // float32 [..., V], of hidden states. For a loss use ops::token_nll, which never makes this table.
 at::Tensor logits(const Model& model, const at::Tensor& hidden);
 

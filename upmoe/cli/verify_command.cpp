@@ -1,0 +1,89 @@
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <memory>
+#include <thread>
+
+#include "upmoe/base/error.h"
+#include "upmoe/cli/engine_commands.h"
+#include "upmoe/cli/interrupt.h"
+#include "upmoe/cli/model_options.h"
+#include "upmoe/cli/progress_bar.h"
+#include "upmoe/cli/settings.h"
+#include "upmoe/cli/token_source.h"
+#include "upmoe/cli/verify_options.h"
+#include "upmoe/cli/verify_report.h"
+
+namespace upmoe::cli {
+namespace {
+
+struct Arguments {
+  std::string moe, against, data;
+  Settings settings;
+};
+
+// Runs both models on the text.
+void run_both(Verified& found, const VerifyOptions& options) {
+  const std::atomic<bool>& interrupted = catch_interrupts();
+  const model::Model dense = load_model(found.against, options.model),
+                     moe = load_model(found.moe, options.model);
+  found.compute = dtype_text(moe.compute);
+  found.windows = {.context = options.context, .max_tokens = options.max_tokens};
+  if (options.context == 0)
+    found.windows.context = std::min<std::int64_t>(1024, dense.config.llama.max_position_embeddings);
+  const TokenSource source(found.data, found.against);
+  const TokenFile file(source.path());
+  file.require_ids_below(dense.config.llama.vocab_size);
+  ProgressBar bar("comparing", ProgressBar::Unit::tokens);
+  found.comparison =
+      eval::compare(dense, moe, file, found.windows, [&](std::int64_t done, std::int64_t total) {
+        if (interrupted) throw Interrupted("interrupted");
+        bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total));
+      });
+  require(std::isfinite(found.comparison->moe.nll()) && std::isfinite(found.comparison->dense.nll()),
+          "the loss on {} is not a finite number; are the weights whole?", printable(found.data));
+}
+
+// A function that is preserved can be seen only where the arithmetic is exact enough.
+void hold_exact(Verified& found) {
+  if (!found.receipt.promised_exact || !found.comparison || found.compute != "fp32") return;
+  const double relative = found.comparison->relative_difference();
+  Promise promise{"function",
+                  fmt::format("logits differ by at most {:g} of the largest: {:.2g}", eval::kExact, relative),
+                  {}};
+  if (relative > eval::kExact) promise.broken.push_back("the function is not that of the dense model");
+  found.receipt.promises.push_back(std::move(promise));
+}
+
+int run(const Arguments& arguments) {
+  if (arguments.moe.empty() || arguments.against.empty())
+    throw UsageError("name both folders: upmoe verify DIR --against DENSE");
+  const auto options = parse<VerifyOptions>(arguments.settings.values({}, {}), "'upmoe verify'");
+  Verified found{.moe = arguments.moe,
+                 .against = arguments.against,
+                 .receipt = make_receipt(arguments.moe, arguments.against,
+                                         std::max(1u, std::thread::hardware_concurrency())),
+                 .data = arguments.data};
+  if (!found.data.empty()) {
+    run_both(found, options);
+    hold_exact(found);
+  }
+  const std::string text = options.json ? receipt_json(found) : receipt_text(found);
+  std::fputs(text.c_str(), stdout);
+  return found.receipt.holds() ? kOk : kFailed;
+}
+
+}  // namespace
+
+Action verify_command(CLI::App& app) {
+  const auto arguments = std::make_shared<Arguments>();
+  app.add_option("DIR", arguments->moe, "checkpoint folder of a Mixture of Experts");
+  app.add_option("--against", arguments->against, "the dense checkpoint that it was made of")
+      ->type_name("DIR");
+  app.add_option("--data", arguments->data,
+                 "text, JSONL or token file, or a folder of texts: run both models on it")
+      ->type_name("FILE");
+  for (const OptionInfo& option : describe<VerifyOptions>()) arguments->settings.add(app, option, "Options");
+  return [arguments] { return run(*arguments); };
+}
+
+}  // namespace upmoe::cli

@@ -1,0 +1,227 @@
+#include "upmoe/cli/verify_report.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <iterator>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "upmoe/base/text.h"
+
+namespace upmoe::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Kept = Receipt::Kept;
+
+constexpr std::size_t kMostExperts = 16, kMostLines = 5;  // that are listed one by one
+
+class Text {
+ public:
+  template <class... Args>
+  void operator()(fmt::format_string<Args...> format, Args&&... args) {
+    fmt::format_to(std::back_inserter(text_), format, std::forward<Args>(args)...);
+  }
+  std::string take() && { return std::move(text_); }
+
+ private:
+  std::string text_;
+};
+
+// Of an expert, over all layers.
+Kept total(const Receipt& receipt, std::size_t e) {
+  Kept out;
+  for (const std::vector<Kept>& layer : receipt.kept) {
+    const Kept& one = layer[e];
+    for (const auto of : {&Kept::gate, &Kept::up, &Kept::down, &Kept::paired, &Kept::whole, &Kept::moved})
+      out.*of += one.*of;
+  }
+  return out;
+}
+
+void write_kept(Text& out, const Receipt& receipt) {
+  const auto neurons = static_cast<double>(receipt.expert_size * receipt.num_layers);
+  const auto line = [&](const std::string& name, const Kept& kept, double experts) {
+    out("{:<12}", name);
+    for (const auto of : {&Kept::gate, &Kept::up, &Kept::down, &Kept::whole})
+      out("{:>8.2f} %", 100 * static_cast<double>(kept.*of) / (neurons * experts));
+    out("{}\n", kept.moved > 0 ? fmt::format("   {:.2f} % in another place",
+                                             100 * static_cast<double>(kept.moved) / (neurons * experts))
+                               : "");
+  };
+  out("\n{:<12}{:>10}{:>10}{:>10}{:>10}   of an expert's neurons, byte for byte the dense FFN's\n", "kept",
+      "gate", "up", "down", "all three");
+  Kept all;
+  const auto E = static_cast<std::size_t>(receipt.num_experts);
+  for (std::size_t e = 0; e < E; ++e) {
+    const Kept kept = total(receipt, e);
+    if (E <= kMostExperts) line(fmt::format("expert {}", e), kept, 1);
+    for (const auto of : {&Kept::gate, &Kept::up, &Kept::down, &Kept::whole, &Kept::moved})
+      all.*of += kept.*of;
+  }
+  line(fmt::format("all {}", E), all, static_cast<double>(E));
+  const std::int64_t covered =
+      std::accumulate(receipt.covered.begin(), receipt.covered.end(), std::int64_t{0});
+  out("{:<12}{:.2f} % of the dense FFN's neurons, gate and up, are in at least one expert\n", "covered",
+      100 * static_cast<double>(covered) / static_cast<double>(receipt.dense_size * receipt.num_layers));
+}
+
+void write_lines(Text& out, const std::string& indent, const std::vector<std::string>& lines) {
+  for (std::size_t i = 0; i < std::min(lines.size(), kMostLines); ++i)
+    out("{}{}\n", indent, printable(lines[i]));
+  if (lines.size() > kMostLines) out("{}and {} more\n", indent, lines.size() - kMostLines);
+}
+
+void write_others(Text& out, const Receipt& receipt) {
+  out("{:<12}{} of {} tensors outside the FFNs are the dense model's{}\n", "others", receipt.identical,
+      receipt.others, receipt.head_written_out ? ", and so is the head, which was tied" : "");
+  std::vector<std::string> lines;
+  for (const Receipt::Other& other : receipt.not_identical) lines.push_back(other.name + " " + other.what);
+  write_lines(out, std::string(12, ' '), lines);
+  for (const auto& [what, count] : receipt.dtypes) out("{:<12}{}: {} tensors\n", "type", what, count);
+}
+
+std::string load_text(const std::vector<std::int64_t>& load_E) {
+  const auto sum = static_cast<double>(std::accumulate(load_E.begin(), load_E.end(), std::int64_t{0}));
+  const auto share = [&](std::int64_t load) { return 100 * static_cast<double>(load) / std::max(sum, 1.0); };
+  if (load_E.size() > kMostExperts)
+    return fmt::format("{:.1f} to {:.1f}", share(std::ranges::min(load_E)), share(std::ranges::max(load_E)));
+  std::string out;
+  for (const std::int64_t load : load_E) out += fmt::format("{}{:.0f}", out.empty() ? "" : " ", share(load));
+  return out;
+}
+
+void write_comparison(Text& out, const Verified& found, const eval::Comparison& c) {
+  out("\non {}: {} tokens in windows of {}, arithmetic {}\n", printable(found.data), c.tokens,
+      found.windows.context, found.compute);
+  const auto error = [](const eval::NllSum& nll) {
+    const auto known = nll.standard_error();
+    return known ? fmt::format(" ± {:.4f}", *known) : std::string();
+  };
+  out("{:<12}perplexity {:.4f}, nll {:.4f}{}\n", "dense", c.dense.perplexity(), c.dense.nll(),
+      error(c.dense));
+  out("{:<12}perplexity {:.4f}, nll {:.4f}{}\n", "this", c.moe.perplexity(), c.moe.nll(), error(c.moe));
+  out("{:<12}max |difference| {:.3g}, which is {:.3g} of the largest; mean {:.3g}\n", "logits",
+      c.most_difference, c.relative_difference(), c.mean_difference);
+  out("{:<12}KL(dense || this) {:.4g} nats a token, at most {:.4g}\n", "predictions", c.kl_mean, c.kl_most);
+  out("{:<12}{:.2f} % of tokens have the same most likely successor\n", "top-1", 100 * c.agreement);
+  out("\n{:<6}{:>10}{:>10}{:>10}{:>10}{:>10}   load of each expert, %\n", "layer", "FFN error", "drift",
+      "likeness", "entropy", "logit std");
+  for (std::size_t l = 0; l < c.layers.size(); ++l)
+    out("{:<6}{:>10.3g}{:>10.3g}{:>10.4f}{:>10.4f}{:>10.3f}   {}\n", l, c.layers[l].ffn_error,
+        c.layers[l].drift, c.layers[l].expert_cosine, c.experts[l].router_entropy, c.experts[l].logit_std,
+        load_text(c.experts[l].load_E));
+}
+
+void write_promises(Text& out, const Receipt& receipt) {
+  if (receipt.method.empty()) {
+    out("\nno upmoe.json: nothing was promised\n");
+    return;
+  }
+  out("\npromised by upmoe.json ({}{})\n", printable(receipt.method),
+      receipt.promised_exact ? ", function-preserving"
+                             : "; not function-preserving, because " + printable(receipt.not_exact_because));
+  for (const Promise& promise : receipt.promises) {
+    out("{:<9} {}\n", promise.broken.empty() ? "holds" : "BROKEN", promise.text);
+    write_lines(out, std::string(10, ' '), promise.broken);
+  }
+}
+
+Json layer_json(const eval::Comparison::Layer& layer, const eval::ExpertUse::Layer& use) {
+  return {{"ffn_error", layer.ffn_error},
+          {"drift", layer.drift},
+          {"expert_cosine", layer.expert_cosine},
+          {"router_entropy", use.router_entropy},
+          {"load_entropy", use.load_entropy},
+          {"logit_std", use.logit_std},
+          {"load", use.load_E}};
+}
+
+Json comparison_json(const Verified& found, const eval::Comparison& c) {
+  const auto text = [](const eval::NllSum& nll) {
+    const auto error = nll.standard_error();
+    return Json(
+        {{"ppl", nll.perplexity()}, {"nll", nll.nll()}, {"nll_stderr", error ? Json(*error) : Json()}});
+  };
+  Json layers = Json::array();
+  for (std::size_t l = 0; l < c.layers.size(); ++l) layers.push_back(layer_json(c.layers[l], c.experts[l]));
+  return {{"data", printable(found.data)},
+          {"tokens", c.tokens},
+          {"context", found.windows.context},
+          {"compute", found.compute},
+          {"dense", text(c.dense)},
+          {"moe", text(c.moe)},
+          {"max_logit_difference", c.most_difference},
+          {"relative_logit_difference", c.relative_difference()},
+          {"mean_logit_difference", c.mean_difference},
+          {"kl_mean", c.kl_mean},
+          {"kl_max", c.kl_most},
+          {"top1_agreement", c.agreement},
+          {"layers", layers}};
+}
+
+}  // namespace
+
+std::string receipt_text(const Verified& found) {
+  const Receipt& receipt = found.receipt;
+  Text out;
+  out("{}\nagainst {}\n{} layers, {} experts of {} neurons, top-{}; the dense FFN has {}\n",
+      printable(found.moe), printable(found.against), receipt.num_layers, receipt.num_experts,
+      receipt.expert_size, receipt.top_k, receipt.dense_size);
+  write_kept(out, receipt);
+  write_others(out, receipt);
+  if (found.comparison) write_comparison(out, found, *found.comparison);
+  write_promises(out, receipt);
+  return std::move(out).take();
+}
+
+std::string receipt_json(const Verified& found) {
+  const Receipt& receipt = found.receipt;
+  Json kept = Json::array(), others = Json::array(), promises = Json::array();
+  for (const std::vector<Kept>& layer : receipt.kept) {
+    Json experts = Json::array();
+    for (const Kept& one : layer)
+      experts.push_back({{"gate", one.gate},
+                         {"up", one.up},
+                         {"down", one.down},
+                         {"gate_and_up", one.paired},
+                         {"all_three", one.whole},
+                         {"moved", one.moved}});
+    kept.push_back(std::move(experts));
+  }
+  for (const Receipt::Other& other : receipt.not_identical)
+    others.push_back({{"name", printable(other.name)}, {"what", other.what}});
+  for (const Promise& promise : receipt.promises) {
+    Json broken = Json::array();
+    for (const std::string& line : promise.broken) broken.push_back(printable(line));
+    promises.push_back({{"name", promise.name},
+                        {"text", promise.text},
+                        {"holds", promise.broken.empty()},
+                        {"broken", broken}});
+  }
+  Json out = {{"model", printable(found.moe)},
+              {"against", printable(found.against)},
+              {"holds", receipt.holds()},
+              {"method", receipt.method.empty() ? Json() : Json(receipt.method)},
+              {"function_preserving", receipt.method.empty() ? Json() : Json(receipt.promised_exact)},
+              {"not_exact_because", printable(receipt.not_exact_because)},
+              {"num_layers", receipt.num_layers},
+              {"num_experts", receipt.num_experts},
+              {"top_k", receipt.top_k},
+              {"expert_size", receipt.expert_size},
+              {"dense_size", receipt.dense_size},
+              {"kept", kept},
+              {"covered", receipt.covered},
+              {"others",
+               {{"tensors", receipt.others},
+                {"identical", receipt.identical},
+                {"head_written_out", receipt.head_written_out},
+                {"not_identical", others}}},
+              {"dtypes", receipt.dtypes},
+              {"promises", promises}};
+  if (found.comparison) out["comparison"] = comparison_json(found, *found.comparison);
+  return out.dump(2, ' ', /*ensure_ascii=*/true) + "\n";
+}
+
+}  // namespace upmoe::cli

@@ -1,0 +1,40 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "upmoe/eval/expert_use.h"
+#include "upmoe/eval/perplexity.h"
+
+// Shape letters: N tokens, H hidden size, V vocabulary, E experts.
+namespace upmoe::eval {
+
+// How far the function of a Mixture of Experts is from that of the dense model it was made of, on some text.
+// Errors are relative: |a - b| / |b| over all tokens, b the dense model's.
+struct Comparison {
+  std::int64_t tokens = 0;                          // whose logits were compared
+  double most_difference = 0, mean_difference = 0;  // of a logit, absolute
+  double most_logit = 0;                            // the largest of the dense model, absolute
+  double kl_mean = 0, kl_most = 0;                  // KL(dense || moe) of a token's prediction, in nats
+  double agreement = 0;                             // share of tokens for which both predict the same
+  NllSum dense, moe;
+
+  struct Layer {
+    double ffn_error = 0;      // of what the FFN gives, when both are fed what the dense model's FFN sees
+    double drift = 0;          // of what the FFN sees, in the two models as they run
+    double expert_cosine = 1;  // mean over pairs of experts: between what they give for the same token
+  };
+  std::vector<Layer> layers;
+  std::vector<ExpertUse::Layer> experts;
+
+  // What "function-preserving" promises for float32.
+  double relative_difference() const { return most_logit > 0 ? most_difference / most_logit : 0; }
+};
+inline constexpr double kExact = 1e-5;  // of relative_difference(): sums of some thousand terms, reordered
+
+// Windows do not overlap. Holds what every FFN sees of one batch, and 2^24 logits of each model at once.
+Comparison compare(const model::Model& dense, const model::Model& moe, const TokenFile& file,
+                   const WindowOptions& options,
+                   const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
+
+}  // namespace upmoe::eval
