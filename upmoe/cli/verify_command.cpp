@@ -48,7 +48,7 @@ void hold_exact(Verified& found) {
   if (!found.receipt.promised_exact || !found.comparison || found.compute != "fp32") return;
   const double relative = found.comparison->relative_difference();
   Promise promise{"function",
-                  fmt::format("logits differ by at most {:g} of the largest: {:.2g}", eval::kExact, relative),
+                  fmt::format("logits differ by {:.2g} of the largest, at most {:g}", relative, eval::kExact),
                   {}};
   if (relative > eval::kExact) promise.broken.push_back("the function is not that of the dense model");
   found.receipt.promises.push_back(std::move(promise));

@@ -5,7 +5,7 @@ namespace upmoe::cli {
 
 // The options of `upmoe verify`, for the engine that has the verb and for the program that lists it.
 struct VerifyOptions {
-  std::int64_t context = 0, max_tokens = 16384;
+  std::int64_t context = 0, max_tokens = 4096;
   ModelFlags model{.compute = {"fp32", {"auto", "bf16", "fp32"}}};
   bool json = false;
   void visit(auto&& field) {

@@ -1,0 +1,218 @@
+"""`upmoe verify`: the receipt's figures are transformers', and a checkpoint that was touched is told by the exit code."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import transformers
+
+import tiny
+
+NUM_WINDOW = 32
+NUM_EXPERTS = 4
+# Of float32 sums in another order, over two layers.
+FLOAT32 = 1e-4
+METHODS = ["copy", "drop", "noise", "scratch", "split"]
+
+
+@pytest.fixture
+def verify(upmoe):
+    """verify(MOE, DENSE, OPTION...): the receipt as JSON, whose `holds` is also the exit code."""
+
+    def receipt(moe, dense, *options) -> dict:
+        result = upmoe("verify", moe, "--against", dense, *options, "--json")
+        found = json.loads(result.stdout)
+        assert result.returncode == (0 if found["holds"] else 1), result.stderr
+        assert found["holds"] == all(promise["holds"] for promise in found["promises"])
+        return found
+
+    return receipt
+
+
+@pytest.fixture
+def token_file(tmp_path):
+    path = tmp_path / "text.bin"
+    ids = torch.randint(3, 320, (3 * NUM_WINDOW + 7,), generator=torch.Generator().manual_seed(2))
+    np.asarray(ids, dtype=np.uint16).tofile(path)
+    return path
+
+
+def broken(receipt: dict) -> set[str]:
+    return {promise["name"] for promise in receipt["promises"] if not promise["holds"]}
+
+
+def change_tensor(folder, name: str, change) -> None:
+    path = folder / "model.safetensors"
+    weights = safetensors.torch.load_file(path)
+    weights[name] = change(weights[name]).contiguous()
+    safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
+
+
+class Seen:
+    """What transformers computes for the same windows."""
+
+    def __init__(self, dense, moe, token_file):
+        ids = torch.from_numpy(np.fromfile(token_file, np.uint16).astype(np.int64))
+        self.windows = ids.split(NUM_WINDOW)
+        self.dense, self.dense_ffn = self.run(dense, "mlp")
+        kind = "mlp" if transformers.__version__.startswith("5") else "block_sparse_moe"
+        self.moe, self.moe_ffn = self.run(moe, kind)
+
+    def run(self, folder, ffn: str):
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        inputs = [[] for _ in model.model.layers]
+        for l, layer in enumerate(model.model.layers):
+            getattr(layer, ffn).register_forward_pre_hook(lambda _, args, l=l: inputs[l].append(args[0].flatten(0, 1)))
+        with torch.inference_mode():
+            logits = torch.cat([model(window[None]).logits[0].double() for window in self.windows])
+            x = [torch.cat(seen) for seen in inputs]
+        return logits, (x, lambda l, x: getattr(model.model.layers[l], ffn)(x[None]))
+
+    def nll(self, logits) -> float:
+        rows = logits.split([len(w) for w in self.windows])
+        losses = [torch.nn.functional.cross_entropy(r[:-1], w[1:], reduction="none") for r, w in zip(rows, self.windows)]
+        return torch.cat(losses).mean().item()
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return (a - b).double().norm().item() / b.double().norm().item()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_figures_are_those_of_transformers(method, verify, tiny_folder, convert, token_file):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", method, "--experts", NUM_EXPERTS)
+    found = verify(moe, dense, "--data", token_file, "--context", NUM_WINDOW)
+    assert found["holds"] and found["method"] == method
+    seen, got = Seen(dense, moe, token_file), found["comparison"]
+    difference = (seen.moe - seen.dense).abs()
+    log_dense, log_moe = seen.dense.log_softmax(-1), seen.moe.log_softmax(-1)
+    kl = (log_dense.exp() * (log_dense - log_moe)).sum(-1)
+    exact = method == "copy"  # then all differences are rounding
+    close = {"rel": FLOAT32, "abs": 1e-5 if exact else 0}
+    assert got["tokens"] == len(seen.dense)
+    assert got["max_logit_difference"] == pytest.approx(difference.max().item(), **close)
+    assert got["mean_logit_difference"] == pytest.approx(difference.mean().item(), **close)
+    assert got["kl_mean"] == pytest.approx(kl.mean().item(), **close)
+    assert got["kl_max"] == pytest.approx(kl.max().item(), **close)
+    assert got["top1_agreement"] == pytest.approx((seen.dense.argmax(-1) == seen.moe.argmax(-1)).double().mean().item())
+    for name, logits in (("dense", seen.dense), ("moe", seen.moe)):
+        assert got[name]["nll"] == pytest.approx(seen.nll(logits), rel=FLOAT32)
+        assert got[name]["ppl"] == pytest.approx(math.exp(got[name]["nll"]))
+    (dense_x, dense_ffn), (moe_x, moe_ffn) = seen.dense_ffn, seen.moe_ffn
+    for l, layer in enumerate(got["layers"]):
+        with torch.inference_mode():
+            y = moe_ffn(l, dense_x[l])
+            y = y[0] if isinstance(y, tuple) else y
+            assert layer["ffn_error"] == pytest.approx(relative(y, dense_ffn(l, dense_x[l])), **close)
+        assert layer["drift"] == pytest.approx(relative(moe_x[l], dense_x[l]), **{**close, "abs": 1e-6})
+        assert sum(layer["load"]) == 2 * got["tokens"]
+        if exact:
+            assert layer["expert_cosine"] == pytest.approx(1)
+    if exact:
+        assert got["relative_logit_difference"] <= 1e-5 and got["top1_agreement"] == 1
+
+
+def test_likeness_of_experts(verify, tiny_folder, convert, token_file):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "drop", "--experts", NUM_EXPERTS)
+    # One window of fewer tokens than are sampled, so that all of them are.
+    layers = verify(moe, dense, "--data", token_file, "--max-tokens", 20)["comparison"]["layers"]
+    ids = torch.from_numpy(np.fromfile(token_file, np.uint16).astype(np.int64))[:20]
+    model = transformers.AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32).eval()
+    weights = safetensors.torch.load_file(moe / "model.safetensors")
+    for l, layer in enumerate(layers):
+        inputs = []
+        hook = model.model.layers[l].mlp.register_forward_pre_hook(lambda _, args: inputs.append(args[0][0]))
+        with torch.inference_mode():
+            model(ids[None])
+        hook.remove()
+        outputs = []
+        for e in range(NUM_EXPERTS):
+            w1, w2, w3 = (weights[f"model.layers.{l}.block_sparse_moe.experts.{e}.w{i}.weight"].float() for i in (1, 2, 3))
+            outputs.append((torch.nn.functional.silu(inputs[0] @ w1.T) * (inputs[0] @ w3.T)) @ w2.T)
+        pairs = [
+            torch.cosine_similarity(a, b, dim=-1).mean() for i, a in enumerate(outputs) for b in outputs[:i]
+        ]
+        assert layer["expert_cosine"] == pytest.approx(torch.stack(pairs).mean().item(), abs=1e-5)
+
+
+def test_what_copy_and_drop_keep(verify, tiny_folder, convert):
+    dense = tiny_folder(tiny.WIDE)
+    for method, share in (("copy", 1), ("drop", 0.5)):
+        found = verify(convert(dense, "--method", method, "--experts", NUM_EXPERTS), dense)
+        assert found["holds"] and "comparison" not in found
+        for layer in found["kept"]:
+            for expert in layer:
+                assert {expert[key] for key in ("gate", "up", "down", "all_three")} == {share * found["dense_size"]}
+        assert found["others"]["identical"] == found["others"]["tensors"]
+
+
+def test_the_table_and_the_tied_head(upmoe, tiny_folder, convert, token_file):
+    dense = tiny_folder(next(variant for variant in tiny.VARIANTS if variant.name == "tied"))
+    moe = convert(dense, "--experts", NUM_EXPERTS)
+    result = upmoe("verify", moe, "--against", dense, "--data", token_file)
+    assert result.returncode == 0, result.stderr
+    for part in ("all 4", "50.00 %", "which was tied", "perplexity", "KL(dense || this)", "holds", "top-2"):
+        assert part in result.stdout
+    assert "BROKEN" not in result.stdout
+
+
+@pytest.mark.parametrize("name, promise", [
+    ("model.layers.1.block_sparse_moe.experts.2.w2.weight", "neurons"),
+    ("model.layers.0.input_layernorm.weight", "others"),
+    ("model.layers.0.block_sparse_moe.gate.weight", "output"),
+])
+def test_a_tensor_that_was_trained_further(name, promise, verify, tiny_folder, convert):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "copy", "--experts", NUM_EXPERTS)
+    change_tensor(moe, name, lambda weight: weight * 1.001)
+    assert broken(verify(moe, dense)) == {"output", promise}
+
+
+def test_a_function_that_is_not_preserved_in_spite_of_the_record(verify, tiny_folder, convert, token_file):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "drop", "--experts", NUM_EXPERTS)
+    record = json.loads((moe / "upmoe.json").read_text())
+    (moe / "upmoe.json").write_text(json.dumps(record | {"function_preserving": True}))
+    assert broken(verify(moe, dense)) == set()
+    assert broken(verify(moe, dense, "--data", token_file)) == {"function"}
+
+
+def test_no_record_no_promise(upmoe, verify, tiny_folder, convert):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "drop", "--experts", NUM_EXPERTS)
+    (moe / "upmoe.json").unlink()
+    change_tensor(moe, "model.norm.weight", lambda weight: weight * 2)
+    found = verify(moe, dense)
+    assert found["holds"] and found["promises"] == [] and found["method"] is None
+    assert found["others"]["not_identical"] == [{"name": "model.norm.weight", "what": "differs"}]
+    result = upmoe("verify", moe, "--against", dense)
+    assert result.returncode == 0 and "no upmoe.json: nothing was promised" in result.stdout
+
+
+def test_what_cannot_be_compared(upmoe, tiny_folder, convert, tmp_path):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "copy", "--experts", NUM_EXPERTS)
+    wide = tiny_folder(tiny.WIDE)
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(moe, spoiled)
+    (spoiled / "upmoe.json").write_text("{")
+    for arguments, code, message in [
+        ([moe], 2, "name both folders"),
+        ([moe, "--against", wide], 1, "was not made of that model"),
+        ([dense, "--against", dense], 1, "is no Mixture of Experts"),
+        ([moe, "--against", moe], 1, "config.json"),
+        ([moe, "--against", tmp_path / "nowhere"], 1, "nowhere"),
+        ([moe, "--against", dense, "--data", tmp_path / "nowhere.bin"], 1, "nowhere.bin"),
+        ([moe, "--against", dense, "--dtype", "int4"], 2, "int4"),
+        ([spoiled, "--against", dense], 1, "upmoe.json"),
+    ]:
+        result = upmoe("verify", *arguments)
+        assert result.returncode == code, (arguments, result.stderr)
+        assert result.stderr.startswith("upmoe: ") and message in result.stderr and result.stderr.count("\n") == 1
+        assert result.stdout == ""
