@@ -99,9 +99,9 @@ void write_comparison(Text& out, const Verified& found, const eval::Comparison& 
     const auto known = nll.standard_error();
     return known ? fmt::format(" ± {:.4f}", *known) : std::string();
   };
-  out("{:<12}perplexity {:.4f}, nll {:.4f}{}\n", "dense", c.dense.perplexity(), c.dense.nll(),
+  out("{:<12}perplexity {:.2f}, nll {:.4f}{}\n", "dense", c.dense.perplexity(), c.dense.nll(),
       error(c.dense));
-  out("{:<12}perplexity {:.4f}, nll {:.4f}{}\n", "this", c.moe.perplexity(), c.moe.nll(), error(c.moe));
+  out("{:<12}perplexity {:.2f}, nll {:.4f}{}\n", "this", c.moe.perplexity(), c.moe.nll(), error(c.moe));
   out("{:<12}max |difference| {:.3g}, which is {:.3g} of the largest; mean {:.3g}\n", "logits",
       c.most_difference, c.relative_difference(), c.mean_difference);
   out("{:<12}KL(dense || this) {:.4g} nats a token, at most {:.4g}\n", "predictions", c.kl_mean, c.kl_most);
