@@ -58,10 +58,11 @@ int run(const Arguments& arguments) {
   if (arguments.moe.empty() || arguments.against.empty())
     throw UsageError("name both folders: upmoe verify DIR --against DENSE");
   const auto options = parse<VerifyOptions>(arguments.settings.values({}, {}), "'upmoe verify'");
+  const auto threads = options.model.threads > 0 ? static_cast<std::size_t>(options.model.threads)
+                                                 : std::max(1u, std::thread::hardware_concurrency());
   Verified found{.moe = arguments.moe,
                  .against = arguments.against,
-                 .receipt = make_receipt(arguments.moe, arguments.against,
-                                         std::max(1u, std::thread::hardware_concurrency())),
+                 .receipt = make_receipt(arguments.moe, arguments.against, threads),
                  .data = arguments.data};
   if (!found.data.empty()) {
     run_both(found, options);
