@@ -4,11 +4,11 @@ import argparse
 import signal
 import sys
 
-from upmoe import __version__, chat, encode, tokenize
+from upmoe import __version__, chat, choices, encode, tokenize
 from upmoe.errors import Error, UsageError, printable
 
 OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
-VERBS = [tokenize, encode.Encode, encode.Decode, chat]
+VERBS = [tokenize, encode.Encode, encode.Decode, chat, choices]
 
 
 class Parser(argparse.ArgumentParser):

@@ -73,27 +73,41 @@ def decoded(data: bytes, path: Path) -> str:
 
 def lines(path: Path, field: str) -> Iterator[str]:
     with open_regular(path) as file:
-        number = 0
-        while line := file.readline(MAX_DOCUMENT + 1):
-            number += 1
-            if len(line) > MAX_DOCUMENT:
-                raise Error(f"{printable(path)}: line {number} has more than {MAX_DOCUMENT >> 20} MiB")
-            if not line.isspace():
-                yield field_of(line, field, f"{printable(path)}: line {number}")
+        for line, place in numbered(file, printable(path)):
+            yield field_of(line, field, place)
+
+
+def numbered(file, name: str) -> Iterator[tuple[bytes, str]]:
+    """The lines that are not blank, each with what to call it in an error."""
+    number = 0
+    while line := file.readline(MAX_DOCUMENT + 1):
+        number += 1
+        place = f"{name}: line {number}"
+        if len(line) > MAX_DOCUMENT:
+            raise Error(f"{place} has more than {MAX_DOCUMENT >> 20} MiB")
+        if not line.isspace():
+            yield line, place
 
 
 def field_of(line: bytes, field: str, place: str) -> str:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise Error(f"{place} is not valid JSON: {printable(error)}") from None
+    found = parsed(line, place)
     if not isinstance(found, dict) or field not in found:
         known = ", ".join(found) if isinstance(found, dict) else ""
         raise Error(f"{place} has no '{printable(field)}'"
                     + (f"; it has: {printable(known)}; choose with --field" if known else ", being no JSON object"))
-    value = found[field]
+    return checked_text(found[field], f"'{printable(field)}'", place)
+
+
+def parsed(line: bytes, place: str):
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Error(f"{place} is not valid JSON: {printable(error)}") from None
+
+
+def checked_text(value, what: str, place: str) -> str:
     if not isinstance(value, str):
-        raise Error(f"{place}: '{printable(field)}' is no text")
+        raise Error(f"{place}: {what} is no text")
     if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-        raise Error(f"{place}: '{printable(field)}' has half of a surrogate pair, which is no text")
+        raise Error(f"{place}: {what} has half of a surrogate pair, which is no text")
     return value

@@ -19,9 +19,10 @@ const std::vector<Command>& engine_commands() {
   static const Action nothing = [] { return kUsage; };
   const auto listed = [](CLI::App& /*app*/) { return nothing; };
   static const std::vector<Command> all = {
-      {"eval", "measure perplexity, tokens per second and what the experts do",
+      {"eval", "measure perplexity, multiple-choice accuracy and what the experts do",
        "  upmoe eval ./smol-8x --data heldout.txt\n"
-       "  upmoe eval ./smol-8x --data prose.bin --data code.bin --context 1024 --json",
+       "  upmoe eval ./smol-8x --data prose.bin --data code.bin --context 1024 --json\n"
+       "  upmoe eval ./smol-8x --choices hellaswag.jsonl",
        listed, eval_options},
       {"verify", "check against the dense model what was kept, and what upmoe.json promises",
        "  upmoe verify ./smol-8x --against ./SmolLM2-135M\n"

@@ -1,203 +1,87 @@
-#include <sys/resource.h>
-
-#include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <memory>
-#include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "upmoe/base/text.h"
+#include "upmoe/cli/choice_source.h"
 #include "upmoe/cli/engine_commands.h"
 #include "upmoe/cli/eval_options.h"
+#include "upmoe/cli/eval_report.h"
 #include "upmoe/cli/interrupt.h"
 #include "upmoe/cli/model_options.h"
 #include "upmoe/cli/progress_bar.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli/token_source.h"
-#include "upmoe/eval/expert_use.h"
-#include "upmoe/eval/perplexity.h"
 
 namespace upmoe::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
-using eval::ExpertUse;
-
-struct TextResult {
-  std::string name;
-  eval::Perplexity perplexity;
-  std::vector<ExpertUse::Layer> experts;
-};
-
-struct Outcome {
-  std::string folder, compute, dtype, device;
-  eval::WindowOptions windows;
-  std::vector<TextResult> texts;
-  eval::Perplexity all;
-};
-
-std::uint64_t peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
-}
-
-double mean(const std::vector<ExpertUse::Layer>& layers, double ExpertUse::Layer::*of) {
-  double sum = 0;
-  for (const ExpertUse::Layer& layer : layers) sum += layer.*of;
-  return sum / static_cast<double>(layers.size());
-}
-
-std::vector<std::vector<ExpertUse::Layer>> experts_of(const Outcome& outcome) {
-  std::vector<std::vector<ExpertUse::Layer>> out;
-  for (const TextResult& text : outcome.texts) out.push_back(text.experts);
-  return out;
-}
-
-Json to_json(const eval::Perplexity& found) {
-  const auto error = found.nll.standard_error();
-  const double per_second = static_cast<double>(found.tokens_seen) / found.seconds;
-  return {{"nll", found.nll.nll()},
-          {"nll_stderr", error ? Json(*error) : Json(nullptr)},
-          {"ppl", found.nll.perplexity()},
-          {"ppl_stderr", error ? Json(*error * found.nll.perplexity()) : Json(nullptr)},
-          {"tokens", found.nll.tokens()},
-          {"tokens_seen", found.tokens_seen},
-          {"seconds", found.seconds},
-          {"tokens_per_second", per_second}};
-}
-
-Json to_json(const std::vector<ExpertUse::Layer>& layers) {
-  Json out = Json::array();
-  for (const ExpertUse::Layer& layer : layers)
-    out.push_back({{"load", layer.load_E},
-                   {"together", layer.together_EE},
-                   {"router_entropy", layer.router_entropy},
-                   {"mean_entropy", layer.mean_entropy},
-                   {"load_entropy", layer.load_entropy},
-                   {"max_violation", layer.max_violation},
-                   {"unused", layer.unused},
-                   {"top_weight", layer.top_weight},
-                   {"logit_std", layer.logit_std}});
-  return out;
-}
-
-Json to_json(const Outcome& outcome) {
-  Json out = {{"model", printable(outcome.folder)},
-              {"device", outcome.device},
-              {"dtype", outcome.dtype},
-              {"compute", outcome.compute},
-              {"threads", at::get_num_threads()},
-              {"context", outcome.windows.context},
-              {"stride", outcome.windows.stride}};
-  out.update(to_json(outcome.all));
-  out["peak_memory"] = peak_memory();
-  out["texts"] = Json::array();
-  for (const TextResult& text : outcome.texts) {
-    Json one = {{"name", printable(text.name)}};
-    one.update(to_json(text.perplexity));
-    if (!text.experts.empty()) one["layers"] = to_json(text.experts);
-    out["texts"].push_back(std::move(one));
-  }
-  if (outcome.texts.size() > 1 && !outcome.texts.front().experts.empty())
-    out["specialisation"] = eval::specialisation(experts_of(outcome));
-  return out;
-}
-
-void print_line(const std::string& name, const eval::Perplexity& found) {
-  const auto error = found.nll.standard_error();
-  const double ppl = found.nll.perplexity();
-  fmt::print("{:<20} {:>9}  {:>17}  {:>19}  {:>9.1f}\n", printable(name, 20), found.nll.tokens(),
-             error ? fmt::format("{:.4f} ± {:.4f}", found.nll.nll(), *error)
-                   : fmt::format("{:.4f}", found.nll.nll()),
-             error ? fmt::format("{:.4g} ± {:.2g}", ppl, *error * ppl) : fmt::format("{:.4g}", ppl),
-             static_cast<double>(found.tokens_seen) / found.seconds);
-}
-
-void print_experts(const Outcome& outcome) {
-  using Layer = ExpertUse::Layer;
-  fmt::print("\n{:<20} {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}\n", "experts", "load", "router", "busiest",
-             "unused", "top", "logit");
-  fmt::print("{:<20} {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}\n", "(mean of layers)", "entropy", "entropy",
-             "/ mean", "", "weight", "std");
-  for (const TextResult& text : outcome.texts) {
-    std::int64_t unused = 0;
-    for (const Layer& layer : text.experts) unused += layer.unused;
-    fmt::print("{:<20} {:>9.3f}  {:>9.3f}  {:>9.2f}  {:>9}  {:>9.3f}  {:>9.3f}\n", printable(text.name, 20),
-               mean(text.experts, &Layer::load_entropy), mean(text.experts, &Layer::router_entropy),
-               1 + mean(text.experts, &Layer::max_violation),
-               fmt::format("{}/{}", unused, text.experts.size() * text.experts.front().load_E.size()),
-               mean(text.experts, &Layer::top_weight), mean(text.experts, &Layer::logit_std));
-  }
-  const std::vector<double> special = eval::specialisation(experts_of(outcome));
-  if (special.empty()) return;
-  const auto most = std::ranges::max_element(special);
-  fmt::print("specialisation by text: {:.4f} of 1 on average, {:.4f} in layer {}\n",
-             std::accumulate(special.begin(), special.end(), 0.0) / static_cast<double>(special.size()),
-             *most, most - special.begin());
-}
-
-void print(const Outcome& outcome) {
-  fmt::print("{}\n", printable(outcome.folder));
-  fmt::print("weights {} on {}, arithmetic {}, {} threads; windows of {} tokens{}\n\n", outcome.dtype,
-             outcome.device, outcome.compute, at::get_num_threads(), outcome.windows.context,
-             outcome.windows.stride == outcome.windows.context
-                 ? ""
-                 : fmt::format(", every {}", outcome.windows.stride));
-  fmt::print("{:<20} {:>9}  {:>17}  {:>19}  {:>9}\n", "text", "tokens", "nll", "perplexity", "tokens/s");
-  for (const TextResult& text : outcome.texts) print_line(text.name, text.perplexity);
-  if (outcome.texts.size() > 1) print_line("all", outcome.all);
-  if (!outcome.texts.front().experts.empty()) print_experts(outcome);
-  fmt::print("\nmemory at the peak: {}\n", human_bytes(peak_memory()));
-}
-
 struct Arguments {
   std::string folder;
-  std::vector<std::string> data;
+  std::vector<std::string> data, choices;
   Settings settings;
 };
 
+std::string stem(const std::string& file) { return std::filesystem::path(file).stem().string(); }
+
+// What both measurements call: shows how far they are, and stops them when the user asks.
+std::function<void(std::int64_t, std::int64_t)> watched(ProgressBar& bar) {
+  return [&bar, &interrupted = catch_interrupts()](std::int64_t done, std::int64_t total) {
+    if (interrupted) throw Interrupted("interrupted");
+    bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total));
+  };
+}
+
+TextResult measure_text(const model::Model& model, const std::string& data, const Arguments& arguments,
+                        const eval::WindowOptions& windows) {
+  const TokenSource source(data, arguments.folder);
+  const TokenFile file(source.path());
+  file.require_ids_below(model.config.llama.vocab_size);
+  ProgressBar bar("evaluating", ProgressBar::Unit::tokens);
+  eval::ExpertUse use(model.config);
+  TextResult out{.name = stem(data)};
+  out.perplexity = eval::measure_perplexity(
+      model, file, windows, [&](const model::FfnSeen& seen) { use.add(seen); }, watched(bar));
+  out.experts = use.layers();
+  require(std::isfinite(out.perplexity.nll.nll()),
+          "{}: the loss is not a finite number; are the weights whole?", printable(arguments.folder));
+  return out;
+}
+
+ChoicesResult measure_file(const model::Model& model, const std::string& file, const Arguments& arguments,
+                           std::int64_t context) {
+  ChoicesResult out{.name = stem(file), .asked = read_questions(file, arguments.folder)};
+  ProgressBar bar("answering", ProgressBar::Unit::tokens);
+  out.found = eval::measure_choices(model, out.asked, {.context = context}, watched(bar));
+  return out;
+}
+
 int run(const Arguments& arguments) {
   if (arguments.folder.empty()) throw UsageError("name the checkpoint's folder: upmoe eval DIR --data FILE");
-  if (arguments.data.empty()) throw UsageError("name a text or a token file: --data FILE");
+  if (arguments.data.empty() && arguments.choices.empty())
+    throw UsageError("name a text or a token file: --data FILE, or questions: --choices FILE");
   const auto options = parse<EvalOptions>(arguments.settings.values({}, {}), "'upmoe eval'");
-  const std::atomic<bool>& interrupted = catch_interrupts();
+  catch_interrupts();
   const model::Model model = load_model(arguments.folder, options.model);
+  const std::int64_t longest = model.config.llama.max_position_embeddings;
 
-  Outcome outcome{.folder = arguments.folder,
-                  .compute = dtype_text(model.compute),
-                  .dtype = dtype_text(model.embedding_VH.scalar_type()),
-                  .device = model.device.str()};
-  outcome.windows = {.context = options.context, .stride = options.stride, .max_tokens = options.max_tokens};
-  if (options.context == 0)
-    outcome.windows.context = std::min<std::int64_t>(2048, model.config.llama.max_position_embeddings);
-  if (options.stride == 0) outcome.windows.stride = outcome.windows.context;
+  EvalReport report{.folder = arguments.folder,
+                    .compute = dtype_text(model.compute),
+                    .dtype = dtype_text(model.embedding_VH.scalar_type()),
+                    .device = model.device.str()};
+  report.windows = {.context = options.context, .stride = options.stride, .max_tokens = options.max_tokens};
+  if (options.context == 0) report.windows.context = std::min<std::int64_t>(2048, longest);
+  if (options.stride == 0) report.windows.stride = report.windows.context;
   for (const std::string& data : arguments.data) {
-    const TokenSource source(data, arguments.folder);
-    const TokenFile file(source.path());
-    file.require_ids_below(model.config.llama.vocab_size);
-    ProgressBar bar("evaluating", ProgressBar::Unit::tokens);
-    ExpertUse use(model.config);
-    TextResult text{.name = std::filesystem::path(data).stem().string()};
-    text.perplexity = eval::measure_perplexity(
-        model, file, outcome.windows, [&](const model::FfnSeen& seen) { use.add(seen); },
-        [&](std::int64_t done, std::int64_t total) {
-          if (interrupted) throw Interrupted("interrupted");
-          bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total));
-        });
-    text.experts = use.layers();
-    outcome.all.nll.add(text.perplexity.nll);
-    outcome.all.tokens_seen += text.perplexity.tokens_seen;
-    outcome.all.seconds += text.perplexity.seconds;
-    outcome.texts.push_back(std::move(text));
+    const TextResult& text = report.texts.emplace_back(measure_text(model, data, arguments, report.windows));
+    report.all.nll.add(text.perplexity.nll);
+    report.all.tokens_seen += text.perplexity.tokens_seen;
+    report.all.seconds += text.perplexity.seconds;
   }
-  require(std::isfinite(outcome.all.nll.nll()), "{}: the loss is not a finite number; are the weights whole?",
-          printable(arguments.folder));
-  if (options.json)
-    fmt::print("{}\n", to_json(outcome).dump(2, ' ', /*ensure_ascii=*/true));
-  else
-    print(outcome);
+  for (const std::string& file : arguments.choices)
+    report.choices.push_back(
+        measure_file(model, file, arguments, options.context == 0 ? longest : options.context));
+  options.json ? print_json(report) : print(report);
   return kOk;
 }
 
@@ -208,6 +92,9 @@ Action eval_command(CLI::App& app) {
   app.add_option("DIR", arguments->folder, "checkpoint folder: a dense Llama or Mistral, or any target");
   app.add_option("--data", arguments->data,
                  "text, JSONL or token file, or a folder of texts; may be given several times")
+      ->type_name("FILE");
+  app.add_option("--choices", arguments->choices,
+                 "JSONL of multiple-choice questions; may be given several times")
       ->type_name("FILE");
   for (const OptionInfo& option : describe<EvalOptions>()) arguments->settings.add(app, option, "Options");
   return [arguments] { return run(*arguments); };

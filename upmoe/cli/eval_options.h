@@ -10,7 +10,8 @@ struct EvalOptions {
   ModelFlags model;
   bool json = false;
   void visit(auto&& field) {
-    field(context, "context", "tokens of a window; 0: the smaller of 2048 and what the model is made for");
+    field(context, "context",
+          "tokens that the model sees at once; 0: what it is made for, of a text at most 2048");
     field(stride, "stride",
           "tokens from one window to the next; 0: the context, so that windows do not overlap");
     field(max_tokens, "max-tokens", "look at this many tokens of each text at most; 0: at all");
@@ -26,6 +27,8 @@ inline std::vector<OptionInfo> eval_options() {
                  "text, JSONL or token file, or a folder of texts; may be given several times",
                  {},
                  "file"});
+  out.push_back(
+      {"choices", "", "JSONL of multiple-choice questions; may be given several times", {}, "file"});
   return out;
 }
 

@@ -1,0 +1,36 @@
+#pragma once
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "upmoe/eval/choices.h"
+#include "upmoe/eval/expert_use.h"
+#include "upmoe/eval/perplexity.h"
+
+namespace upmoe::cli {
+
+struct TextResult {
+  std::string name;
+  eval::Perplexity perplexity;
+  std::vector<eval::ExpertUse::Layer> experts;  // empty: a dense model
+};
+
+struct ChoicesResult {
+  std::string name;
+  std::vector<eval::Question> asked;
+  eval::Choices found;
+};
+
+// What `upmoe eval` has found, of a model and how it was run.
+struct EvalReport {
+  std::string folder, compute, dtype, device;
+  eval::WindowOptions windows;
+  std::vector<TextResult> texts;
+  eval::Perplexity all;  // of the texts together
+  std::vector<ChoicesResult> choices;
+};
+
+void print(const EvalReport& report);       // tables
+void print_json(const EvalReport& report);  // one object
+
+}  // namespace upmoe::cli
