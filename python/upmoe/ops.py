@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from upmoe.errors import Error
+
 LIBRARY = "libupmoe_engine.so"
 
 
@@ -22,7 +24,7 @@ def find_library() -> Path:
     for place in places:
         if place.is_file():
             return place
-    raise FileNotFoundError(f"{LIBRARY} is in none of: {', '.join(map(str, places))}; `make build` makes it")
+    raise Error(f"{LIBRARY} is in none of: {', '.join(map(str, places))}; `make build` makes it")
 
 
 def load(path: str | os.PathLike | None = None) -> None:
@@ -30,12 +32,18 @@ def load(path: str | os.PathLike | None = None) -> None:
     torch.ops.load_library(str(path or find_library()))
 
 
-def experts(self: torch.nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
+def experts(
+    self: torch.nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+) -> torch.Tensor:
     """What transformers calls, with `self` one of its modules of experts: weights [E, 2F, H] and [E, H, F]."""
     silu = isinstance(self.act_fn, torch.nn.SiLU) or type(self.act_fn).__name__ == "SiLUActivation"
     plain = self.has_gate and self.is_concatenated and not (self.is_transposed or self.has_bias)
-    if not (silu and plain) or getattr(self, "has_post_expert_norm", False) or getattr(self, "_is_expert_parallel", False):
-        raise NotImplementedError(f"experts_implementation='upmoe' computes down(silu(gate x) * up x), all experts in one process; {type(self).__name__} is different")
+    more = getattr(self, "has_post_expert_norm", False) or getattr(self, "_is_expert_parallel", False)
+    if not (silu and plain) or more:
+        raise Error(
+            "experts_implementation='upmoe' computes down(silu(gate x) * up x), with all experts in one process; "
+            f"{type(self).__name__} is different"
+        )
     tokens, per_token = top_k_index.shape
     token = torch.arange(tokens, device=top_k_index.device).repeat_interleave(per_token)
     return torch.ops.upmoe.experts_stacked(

@@ -1,3 +1,4 @@
+#include <ATen/Parallel.h>
 #include <ATen/ops/tril.h>
 #include <torch/csrc/autograd/autograd.h>
 
@@ -26,6 +27,20 @@ TEST(Attention, GivesWhatTheReferenceGives) {
       expect_reference(draw({2, 5, 6, 16}, dtype), draw({2, T + 5, 2, 16}, dtype),
                        draw({2, T + 5, 2, 16}, dtype), mask);
     }
+}
+
+TEST(Attention, GivesTheSameBitsForAnyNumberOfThreads) {
+  const int threads = at::get_num_threads();
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor q = draw({2, 200, 6, 16}, dtype), k = draw({2, 200, 2, 16}, dtype),
+                     v = draw({2, 200, 2, 16}, dtype);
+    const at::Tensor first = attention(q, k, v, {});
+    for (const int n : {1, 2, 3}) {
+      at::set_num_threads(n);
+      EXPECT_TRUE(at::equal(first, attention(q, k, v, {}))) << n;
+    }
+    at::set_num_threads(threads);
+  }
 }
 
 TEST(Attention, HasTheGradientsOfTheReference) {

@@ -32,6 +32,8 @@ struct KernelsOf {
   float (*sum_exp)(const T* x, std::size_t count, float offset);
   // x = scale * exp(x - offset)
   void (*scaled_exp)(T* x, std::size_t count, float offset, float scale);
+  // out = softmax(scale * x); x is overwritten, and may be out.
+  void (*softmax)(float* x, std::size_t count, float scale, T* out);
 };
 
 struct Kernels {

@@ -236,8 +236,24 @@ void scaled_exp(T* x, std::size_t count, float offset, float scale) {
 }
 
 template <class T>
-constexpr KernelsOf<T> kOf = {dots<T>,  rms_norm<T>, swiglu<T>, swiglu_backward<T>, rotate<T>,    add<T>,
-                              round<T>, widen<T>,    max<T>,    sum_exp<T>,         scaled_exp<T>};
+void softmax(float* x, std::size_t count, float scale, T* out) {
+  const float offset = scale * max(x, count);
+  float sum = 0;
+  Floats sums{};
+  in_registers(count, [&](std::size_t i, std::size_t n) {
+    const Floats e = exp_of(load(x + i, n) * scale - offset);
+    store(e, x + i, n);
+    if (n == kLanes) sums += e;
+    for (std::size_t l = 0; n != kLanes && l < n; ++l) sum += e[l];
+  });
+  const float share = 1 / (sum + sum_of(sums));
+  in_registers(count, [&](std::size_t i, std::size_t n) { store(load(x + i, n) * share, out + i, n); });
+}
+
+template <class T>
+constexpr KernelsOf<T> kOf = {dots<T>,   rms_norm<T>, swiglu<T>,     swiglu_backward<T>,
+                              rotate<T>, add<T>,      round<T>,      widen<T>,
+                              max<T>,    sum_exp<T>,  scaled_exp<T>, softmax<T>};
 
 }  // namespace
 
