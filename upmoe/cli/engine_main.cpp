@@ -12,6 +12,7 @@ std::vector<Command> verbs() {
   for (Command& command : all) {
     const std::string_view name = command.name;
     if (name == "eval") command.attach = eval_command;
+    if (name == "routers") command.attach = routers_command;
   }
   return all;
 }

@@ -22,6 +22,8 @@ const std::vector<Command>& engine_commands() {
        "  upmoe eval ./smol-8x --data heldout.txt\n"
        "  upmoe eval ./smol-8x --data prose.bin --data code.bin --context 1024 --json",
        listed, eval_options},
+      {"routers", "list the routing strategies that models can be run with", "  upmoe routers --json\n",
+       listed, json_option},
   };
   return all;
 }
