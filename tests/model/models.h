@@ -1,4 +1,5 @@
 #pragma once
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 
@@ -9,6 +10,9 @@
 
 // Tiny models in float32, and what runs them. Shape letters: B sequences, T positions, V vocabulary.
 namespace upmoe::test {
+
+// They gain nothing from more, and wait for each other on a machine that is busy.
+inline const bool kOneThread = (at::set_num_threads(1), true);
 
 // A dense Llama or Mistral, and with `experts` what `drop` makes of it.
 inline std::filesystem::path make_tiny_model(const std::filesystem::path& folder, TinyOptions options,
