@@ -98,23 +98,30 @@ WIDE = Variant("wide", {"hidden_size": 128, "head_dim": 32, "intermediate_size":
 
 def dense_config(variant: Variant) -> transformers.PretrainedConfig:
     """The config that the running transformers has to see, whatever the spelling in the folder."""
-    config = variant.config()
-    return transformers.AutoConfig.for_model(config.pop("model_type"), **config)
+    return as_config(variant.config())
 
 
-def make(folder: Path, variant: Variant) -> Path:
-    """Writes a checkpoint with tokenizer, chat template and card."""
+def as_config(config: dict) -> transformers.PretrainedConfig:
+    return transformers.AutoConfig.for_model(**config)
+
+
+def draw_weights(model: transformers.PreTrainedModel) -> None:
     generator = torch.Generator().manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(dense_config(variant))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
             if weight.ndim == 1:
                 weight.copy_(1 + 0.2 * noise)
             elif "mlp" in name:  # with a mean, which Drop-Upcycling has to keep
-                weight.copy_((0.3 + noise) / weight.shape[1] ** 0.5)
+                weight.copy_((0.3 + noise) / weight.shape[-1] ** 0.5)
             else:
-                weight.copy_(noise / weight.shape[1] ** 0.5)
+                weight.copy_(noise / weight.shape[-1] ** 0.5)
+
+
+def make(folder: Path, variant: Variant) -> Path:
+    """Writes a checkpoint with tokenizer, chat template and card."""
+    model = transformers.AutoModelForCausalLM.from_config(dense_config(variant))
+    draw_weights(model)
     model.to(variant.dtype).save_pretrained(folder, max_shard_size=variant.max_shard_size)
     make_tokenizer().save_pretrained(folder)
     if variant.spelling != "saved":

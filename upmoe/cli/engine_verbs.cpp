@@ -28,6 +28,8 @@ const std::vector<Command>& engine_commands() {
        "  upmoe verify ./smol-8x --against ./SmolLM2-135M\n"
        "  upmoe verify ./smol-8x --against ./SmolLM2-135M --data heldout.txt --json",
        listed, verify_options},
+      {"routers", "list the routing strategies that models can be run with", "  upmoe routers --json\n",
+       listed, json_option},
   };
   return all;
 }

@@ -1,8 +1,4 @@
-#include <CLI/CLI.hpp>
-#include <memory>
-#include <nlohmann/json.hpp>
-
-#include "upmoe/cli/commands.h"
+#include "upmoe/cli/plugin_list.h"
 #include "upmoe/router_init/registry.h"
 #include "upmoe/target/registry.h"
 #include "upmoe/upcycle/registry.h"
@@ -12,28 +8,9 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-template <class Interface>
-Json to_json(const std::vector<Plugin<Interface>>& registry) {
+Json target_list() {
   Json out = Json::array();
-  for (const Plugin<Interface>& entry : registry) {
-    Json options = Json::array();
-    for (const OptionInfo& option : entry.options)
-      options.push_back({{"name", option.name},
-                         {"default", option.preset},
-                         {"help", option.help},
-                         {"choices", option.choices}});
-    out.push_back({{"name", entry.name},
-                   {"summary", entry.summary},
-                   {"formula", entry.formula},
-                   {"source", entry.source},
-                   {"options", options}});
-  }
-  return out;
-}
-
-Json to_json(const std::vector<Target>& registry) {
-  Json out = Json::array();
-  for (const Target& entry : registry)
+  for (const Target& entry : target::targets())
     out.push_back({{"name", entry.name},
                    {"summary", entry.summary},
                    {"source", entry.source},
@@ -41,46 +18,16 @@ Json to_json(const std::vector<Target>& registry) {
   return out;
 }
 
-void print(const Json& list, const std::string& prefix) {
-  for (const Json& entry : list) {
-    fmt::print("{}\n  {}\n", entry["name"].get<std::string>(), entry["summary"].get<std::string>());
-    if (entry.contains("formula")) fmt::print("  formula  {}\n", entry["formula"].get<std::string>());
-    fmt::print("  source   {}\n", entry["source"].get<std::string>());
-    for (const Json& option : entry.value("options", Json::array()))
-      fmt::print("  --{}{}  {} (default {})\n", prefix, option["name"].get<std::string>(),
-                 option["help"].get<std::string>(), option["default"].get<std::string>());
-    for (const Json& weight : entry.value("weights", Json::array()))
-      fmt::print("  weight   {}\n", weight.get<std::string>());
-  }
-}
-
-Action list_command(CLI::App& app, const std::function<Json()>& list, const std::string& prefix) {
-  const auto as_json = std::make_shared<bool>(false);
-  app.add_flag("--json", *as_json, "print one JSON list");
-  return [as_json, list, prefix] {
-    if (*as_json)
-      fmt::print("{}\n", list().dump(2));
-    else
-      print(list(), prefix);
-    return kOk;
-  };
-}
-
 }  // namespace
-
-std::vector<OptionInfo> json_option() { return {{"json", "false", "print JSON", {}, "flag"}}; }
 
 Action methods_command(CLI::App& app) {
   return list_command(
-      app, [] { return to_json(upcycle::methods()); }, "");
+      app, [] { return plugin_list(upcycle::methods()); }, "");
 }
-Action targets_command(CLI::App& app) {
-  return list_command(
-      app, [] { return to_json(target::targets()); }, "");
-}
+Action targets_command(CLI::App& app) { return list_command(app, target_list, ""); }
 Action router_inits_command(CLI::App& app) {
   return list_command(
-      app, [] { return to_json(router_init::router_inits()); }, "router-");
+      app, [] { return plugin_list(router_init::router_inits()); }, "router-");
 }
 
 }  // namespace upmoe::cli

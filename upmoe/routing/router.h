@@ -36,11 +36,16 @@ struct Buffer {
 class Router {
  public:
   virtual ~Router() = default;
-  virtual Routing route(const at::Tensor& logits_TE) = 0;
+  // Float32; float64 too, for the tests of gradients. Logits that are not finite are an error on the CPU;
+  // elsewhere they reach the loss.
+  Routing route(const at::Tensor& logits_TE);
   // Once after each optimizer step, with the tokens that each expert got in it: int64, before any are
   // dropped, summed over all micro-batches and ranks.
   virtual void after_step(const at::Tensor& /*load_E*/) {}
   virtual std::vector<Buffer> buffers() const { return {}; }
+
+ private:
+  virtual Routing choose(const at::Tensor& logits_TE) = 0;  // what a new strategy writes
 };
 
 // What a strategy promises; the contract tests hold it to that.

@@ -1,20 +1,14 @@
 #include "upmoe/routing/select.h"
 
 #include <ATen/ops/arange.h>
-#include <ATen/ops/isfinite.h>
 #include <ATen/ops/sort.h>
-
-#include "upmoe/base/error.h"
 
 namespace upmoe::routing {
 
 at::Tensor select_topk(const at::Tensor& score_TE, std::int64_t per_token) {
-  const at::Tensor score = score_TE.detach();
-  if (score.is_cpu())
-    require(score.isfinite().all().item<bool>(),
-            "the router's logits are not finite: the weights or the activations have overflowed");
   // at::topk would leave the order of equal scores to the device.
-  const auto [sorted, expert_TE] = at::sort(score, /*stable=*/true, /*dim=*/-1, /*descending=*/true);
+  const auto [sorted, expert_TE] =
+      at::sort(score_TE.detach(), /*stable=*/true, /*dim=*/-1, /*descending=*/true);
   return expert_TE.narrow(/*dim=*/-1, /*start=*/0, per_token).contiguous();
 }
 

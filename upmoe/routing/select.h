@@ -5,7 +5,7 @@
 namespace upmoe::routing {
 
 // The K largest scores of each token, largest first; of equal ones the expert with the lower number, on every
-// device. int64 [T, K]. Scores that are not finite are an error on the CPU; elsewhere they reach the loss.
+// device. int64 [T, K].
 at::Tensor select_topk(const at::Tensor& score_TE, std::int64_t per_token);
 
 // Pairs in the order of the tokens, from tables of K experts for each.

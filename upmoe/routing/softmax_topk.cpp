@@ -18,7 +18,8 @@ class SoftmaxTopk final : public Router {
   SoftmaxTopk(RouterShape shape, Options options)
       : per_token_(shape.per_token), renormalise_(options.renormalise) {}
 
-  Routing route(const at::Tensor& logits_TE) override {
+ private:
+  Routing choose(const at::Tensor& logits_TE) override {
     const at::Tensor score_TE = logits_TE.softmax(/*dim=*/-1);
     const at::Tensor expert_TK = select_topk(score_TE, per_token_);
     const at::Tensor weight_TK = score_TE.gather(/*dim=*/-1, expert_TK);
@@ -27,7 +28,6 @@ class SoftmaxTopk final : public Router {
                      score_TE);
   }
 
- private:
   std::int64_t per_token_;
   bool renormalise_;
 };

@@ -14,13 +14,13 @@ class TopkSoftmax final : public Router {
   static RouterTraits traits(Options /*options*/) { return {}; }
   TopkSoftmax(RouterShape shape, Options /*options*/) : per_token_(shape.per_token) {}
 
-  Routing route(const at::Tensor& logits_TE) override {
+ private:
+  Routing choose(const at::Tensor& logits_TE) override {
     const at::Tensor expert_TK = select_topk(logits_TE, per_token_);
     const at::Tensor weight_TK = logits_TE.gather(/*dim=*/-1, expert_TK).softmax(/*dim=*/-1);
     return from_topk(expert_TK, weight_TK, logits_TE.softmax(/*dim=*/-1));
   }
 
- private:
   std::int64_t per_token_;
 };
 
