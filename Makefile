@@ -34,7 +34,7 @@ format:
 
 tidy:
 	@scripts/setup test
-	@scripts/build tidy
+	@scripts/build tidy-engine
 
 clean:
 	rm -rf build

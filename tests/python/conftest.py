@@ -16,7 +16,11 @@ if not PROGRAM.exists():
     raise pytest.UsageError(f"{PROGRAM} is not there: run `make build` first")
 
 # Run both interpreters themselves or ask nothing of transformers, so once is enough.
-ONCE = ["test_both_transformers.py", "test_faults.py", "test_hostile.py", "test_resume.py"]
+ONCE = [
+    *("test_both_transformers.py", "test_faults.py", "test_hostile.py", "test_resume.py"),
+    *("test_calibrate.py", "test_choices.py", "test_eval.py", "test_generate.py", "test_ops.py", "test_tokenize.py"),
+    "test_verify.py",
+]
 collect_ignore = ONCE if transformers.__version__.startswith("4.") else []
 
 transformers.utils.logging.disable_progress_bar()
