@@ -52,7 +52,7 @@ ChoicesResult measure_file(const model::Model& model, const std::string& file, c
                            std::int64_t context) {
   ChoicesResult out{.name = stem(file), .asked = read_questions(file, arguments.folder)};
   ProgressBar bar("answering", ProgressBar::Unit::tokens);
-  out.found = eval::measure_choices(model, out.asked, {.context = context}, watched(bar));
+  out.found = eval::measure_choices(model, out.asked, {.name = file, .context = context}, watched(bar));
   return out;
 }
 

@@ -41,29 +41,32 @@ Ids input_of(const Question& question, const Request& request) {
   return ids;
 }
 
-void check(const Question& question, std::int64_t vocabulary, std::int64_t context) {
-  const std::string id = printable(question.id);
-  require(!question.context.empty() && question.choices.size() >= 2,
-          "question {}: has no context or no choice", id);
-  require(question.characters.size() == question.choices.size(), "question {}: {} choices, and lengths of {}",
-          id, question.choices.size(), question.characters.size());
+std::string place_of(const Question& question, const ChoiceOptions& options) {
+  return fmt::format("{}: question {}", printable(options.name), printable(question.id));
+}
+
+void check(const Question& question, std::int64_t vocabulary, const ChoiceOptions& options) {
+  const std::string place = place_of(question, options);
+  require(!question.context.empty() && question.choices.size() >= 2, "{}: has no context or no choice",
+          place);
+  require(question.characters.size() == question.choices.size(), "{}: {} choices, and lengths of {}", place,
+          question.choices.size(), question.characters.size());
   const auto check_ids = [&](const Ids& ids) {
     for (const std::int32_t token : ids)
-      require(
-          token >= 0 && token < vocabulary,
-          "question {}: token {} is not in the model's vocabulary of {}; is the tokenizer another model's?",
-          id, token, vocabulary);
+      require(token >= 0 && token < vocabulary,
+              "{}: token {} is not in the model's vocabulary of {}; is the tokenizer another model's?", place,
+              token, vocabulary);
   };
   check_ids(question.context);
   for (const Ids& choice : question.choices) {
-    require(!choice.empty(), "question {}: a choice without a token", id);
-    require(std::ssize(choice) <= context,
-            "question {}: a choice of {} tokens, and the model sees {} at most", id, choice.size(), context);
+    require(!choice.empty(), "{}: a choice without a token", place);
+    require(std::ssize(choice) <= options.context, "{}: a choice of {} tokens, and the model sees {} at most",
+            place, choice.size(), options.context);
     check_ids(choice);
   }
   for (const std::int64_t right : question.answer)
-    require(right >= 0 && right < std::ssize(question.choices), "question {}: answer {} of {} choices", id,
-            right, question.choices.size());
+    require(right >= 0 && right < std::ssize(question.choices), "{}: answer {} of {} choices", place, right,
+            question.choices.size());
 }
 
 // The longest first: what does not fit into memory fails at once, and rows of a batch are of similar length.
@@ -171,8 +174,8 @@ Choices measure_choices(const model::Model& model, const std::vector<Question>& 
   using Clock = std::chrono::steady_clock;
   const at::NoGradGuard no_gradients;
   require_asked(options.context >= 1, "a context of {} tokens shows the model nothing", options.context);
-  require(!questions.empty(), "there are no questions");
-  for (const Question& question : questions) check(question, model.config.llama.vocab_size, options.context);
+  require(!questions.empty(), "{}: there are no questions", printable(options.name));
+  for (const Question& question : questions) check(question, model.config.llama.vocab_size, options);
   const std::vector<Request> requests = make_requests(questions, options.context);
   std::vector<std::vector<double>> found;
   for (const Question& question : questions) found.emplace_back(question.choices.size());
@@ -198,9 +201,8 @@ Choices measure_choices(const model::Model& model, const std::vector<Question>& 
   for (std::size_t q = 0; q < questions.size(); ++q) {
     const Question& question = questions[q];
     for (const double sum : found[q])
-      require(std::isfinite(sum),
-              "question {}: a log-likelihood is not a finite number; are the weights whole?",
-              printable(question.id));
+      require(std::isfinite(sum), "{}: a log-likelihood is not a finite number; are the weights whole?",
+              place_of(question, options));
     out.questions.push_back(answer(question, std::move(found[q])));
     for (const Ids& choice : question.choices)
       if (std::ssize(question.context) + std::ssize(choice) - 1 > options.context)

@@ -45,6 +45,7 @@ Answered answer(const Question& question, std::vector<double> log_likelihood);
 Accuracy accuracy(const std::vector<Answered>& questions, bool Answered::*right);
 
 struct ChoiceOptions {
+  std::string name;             // what the questions are called in an error
   std::int64_t context = 2048;  // tokens that the model may see at once; what is longer loses its beginning
   std::int64_t batch_tokens = 4096;  // about so many go through the model at once
 };
