@@ -1,5 +1,3 @@
-#include <ATen/Parallel.h>
-
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
@@ -111,8 +109,8 @@ void print(const Arguments& arguments, const CalibrateFlags& flags, const eval::
            const model::Model& model) {
   const CalibrationShape& shape = calibrator.shape();
   fmt::print("{}\n", printable(arguments.folder));
-  fmt::print("weights {} on {}, arithmetic {}, {} threads; windows of {} tokens\n\n", flags.model.dtype.value,
-             model.device.str(), flags.model.compute.value, at::get_num_threads(), flags.context);
+  fmt::print("weights {} on {}, arithmetic {}; windows of {} tokens\n\n", flags.model.dtype.value,
+             model.device.str(), flags.model.compute.value, flags.context);
   for (std::size_t d = 0; d < arguments.data.size(); ++d)
     fmt::print("{:<20} {:>9} tokens\n",
                printable(std::filesystem::path(arguments.data[d]).stem().string(), 20), calibrator.tokens(d));

@@ -27,7 +27,7 @@ struct CalibrateFlags {
     field(co_activation, "co-activation",
           "count pairs of neurons; auto: where the tables of all layers take no more than 1 GiB");
     field(importance, "importance",
-          "importance of neurons by gradient, which takes most of the time; auto: of a dense model");
+          "importance of neurons by gradient: about two passes more; auto: of a dense model");
     field(covariance, "covariance", "keep the covariance of the router inputs");
     model.visit(field);
     field(force, "force", "replace an existing output");

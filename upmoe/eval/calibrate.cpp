@@ -93,6 +93,7 @@ void Calibrator::choose_samples() {
 void Calibrator::run(const std::function<void(std::int64_t done, std::int64_t total)>& progress) {
   const at::NoGradGuard no_gradients;
   const std::int64_t total = std::accumulate(tokens_D_.begin(), tokens_D_.end(), std::int64_t{0});
+  const std::int64_t steps = shape_.layers * (options_.importance ? 3 : 1);
   std::int64_t done = 0;
   std::size_t slot = 0;
   for (std::size_t d = 0; d < texts_.size(); ++d)
@@ -106,13 +107,15 @@ void Calibrator::run(const std::function<void(std::int64_t done, std::int64_t to
                ++slot)
             rows.push_back(sample_token_M_[slot] - begin);
           run_batch({static_cast<std::int64_t>(d), windows.token_BT, windows.target_BT,
-                     static_cast<std::int64_t>(first_slot), at::tensor(rows, at::kLong).to(model_.device)});
+                     static_cast<std::int64_t>(first_slot), at::tensor(rows, at::kLong).to(model_.device)},
+                    [&](std::int64_t step) {
+                      if (progress) progress(done + N * step / steps, total);
+                    });
           done += N;
-          if (progress) progress(done, total);
         });
 }
 
-void Calibrator::run_batch(const Batch& batch) {
+void Calibrator::run_batch(const Batch& batch, const Tick& tick) {
   const model::Input input{batch.token_BT, {}, {}};
   std::vector<at::Tensor> inputs_BTH;  // of every layer, and the output of the last
   at::Tensor x_BTH = model::embed(model_, input);
@@ -120,9 +123,10 @@ void Calibrator::run_batch(const Batch& batch) {
     if (options_.importance) inputs_BTH.push_back(x_BTH);
     x_BTH = model::run_layer(model_, l, input, x_BTH, model_.compute,
                              [&](const model::FfnSeen& seen) { see(batch, seen); });
+    tick(static_cast<std::int64_t>(l) + 1);
   }
   inputs_BTH.push_back(x_BTH);
-  if (options_.importance) add_importance(batch, inputs_BTH);
+  if (options_.importance) add_importance(batch, inputs_BTH, tick);
 }
 
 void Calibrator::see(const Batch& batch, const model::FfnSeen& seen) {
@@ -156,7 +160,8 @@ void Calibrator::see_neurons(std::int64_t text, const model::FfnSeen& seen) {
 
 // Layer by layer from the last, in float32, each run once more from its input: so one layer's activations at
 // a time are in memory. |a dL/da| with L the summed nll of the batch: arXiv:2406.16554, by one Taylor term.
-void Calibrator::add_importance(const Batch& batch, const std::vector<at::Tensor>& inputs_BTH) {
+void Calibrator::add_importance(const Batch& batch, const std::vector<at::Tensor>& inputs_BTH,
+                                const Tick& tick) {
   const at::AutoGradMode with_gradients(true);
   const auto leaf = [](const at::Tensor& x) { return x.detach().to(at::kFloat).set_requires_grad(true); };
   at::Tensor x_BTH = leaf(inputs_BTH.back());
@@ -176,6 +181,7 @@ void Calibrator::add_importance(const Batch& batch, const std::vector<at::Tensor
     layers_[l]
         .importance_DF.select(0, batch.text)
         .add_((neuron_NF * neuron_NF.grad()).abs().to(at::kDouble).sum(0));
+    tick(shape_.layers * 3 - 2 * static_cast<std::int64_t>(l));
   }
 }
 

@@ -34,7 +34,7 @@ class Calibrator {
   const CalibrationShape& shape() const { return shape_; }
   std::int64_t tokens(std::size_t text) const { return tokens_D_[text]; }  // that are looked at
 
-  // `progress` is called with tokens done and in all; it may throw to stop.
+  // `progress` is called after each layer, with tokens done and in all; it may throw to stop.
   void run(const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
   void write(SafetensorsWriter& out) const;
 
@@ -58,10 +58,11 @@ class Calibrator {
   };
 
   void choose_samples();
-  void run_batch(const Batch& batch);
+  using Tick = std::function<void(std::int64_t step)>;  // of 3 L steps with importance, else L
+  void run_batch(const Batch& batch, const Tick& tick);
   void see(const Batch& batch, const model::FfnSeen& seen);
   void see_neurons(std::int64_t text, const model::FfnSeen& seen);
-  void add_importance(const Batch& batch, const std::vector<at::Tensor>& inputs_BTH);
+  void add_importance(const Batch& batch, const std::vector<at::Tensor>& inputs_BTH, const Tick& tick);
 
   const model::Model& model_;
   const std::vector<TokenFile>& texts_;
