@@ -4,6 +4,7 @@
 namespace upmoe::cli {
 
 // The verbs of the engine, each in the file of its name. They link torch.
+Action calibrate_command(CLI::App& app);
 Action eval_command(CLI::App& app);
 Action verify_command(CLI::App& app);
 Action routers_command(CLI::App& app);

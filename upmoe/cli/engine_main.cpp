@@ -11,6 +11,7 @@ std::vector<Command> verbs() {
   std::vector<Command> all = engine_commands();
   for (Command& command : all) {
     const std::string_view name = command.name;
+    if (name == "calibrate") command.attach = calibrate_command;
     if (name == "eval") command.attach = eval_command;
     if (name == "verify") command.attach = verify_command;
     if (name == "routers") command.attach = routers_command;

@@ -9,6 +9,7 @@
 #include <filesystem>
 
 #include "upmoe/base/text.h"
+#include "upmoe/cli/calibrate_options.h"
 #include "upmoe/cli/eval_options.h"
 #include "upmoe/cli/verify_options.h"
 
@@ -19,6 +20,11 @@ const std::vector<Command>& engine_commands() {
   static const Action nothing = [] { return kUsage; };
   const auto listed = [](CLI::App& /*app*/) { return nothing; };
   static const std::vector<Command> all = {
+      {"calibrate", "run texts through a model and write what its routers would see and its neurons do",
+       "  upmoe calibrate ./SmolLM2-135M --data prose.txt --data code.txt -o smol.safetensors\n"
+       "  upmoe calibrate ./SmolLM2-135M --data prose.txt --importance off --samples 4096 -o "
+       "smol.safetensors",
+       listed, calibrate_options},
       {"eval", "measure perplexity, multiple-choice accuracy and what the experts do",
        "  upmoe eval ./smol-8x --data heldout.txt\n"
        "  upmoe eval ./smol-8x --data prose.bin --data code.bin --context 1024 --json\n"

@@ -274,8 +274,12 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> whole, std::strin
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path)
     : file_(path), header_(header_of(file_)) {}
 
-std::string safetensors_header(std::span<const TensorInfo> tensors) {
-  std::string json = R"({"__metadata__":{"format":"pt"})";
+std::string safetensors_header(std::span<const TensorInfo> tensors,
+                               std::span<const std::pair<std::string, std::string>> metadata) {
+  std::string json = R"({"__metadata__":{"format":"pt")";
+  for (const auto& [key, text] : metadata)
+    json += fmt::format(",{}:{}", nlohmann::json(key).dump(), nlohmann::json(text).dump());
+  json += '}';
   for (const TensorInfo& tensor : tensors)
     json += fmt::format(R"(,{}:{{"dtype":"{}","shape":[{}],"data_offsets":[{},{}]}})",
                         nlohmann::json(tensor.name).dump(), name(tensor.dtype), fmt::join(tensor.shape, ","),

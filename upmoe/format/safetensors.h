@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "upmoe/io/mapped_file.h"
@@ -67,7 +68,9 @@ class SafetensorsFile {
 };
 
 // The bytes in front of the data: length, JSON, and spaces so that the data begins at a multiple of
-// kDataAlignment. The tensors' data must lie end to end in the order given. Metadata is {"format":"pt"}.
-std::string safetensors_header(std::span<const TensorInfo> tensors);
+// kDataAlignment. The tensors' data must lie end to end in the order given. Metadata is {"format":"pt"}, and
+// `metadata` after it: names and their texts.
+std::string safetensors_header(std::span<const TensorInfo> tensors,
+                               std::span<const std::pair<std::string, std::string>> metadata = {});
 
 }  // namespace upmoe

@@ -59,15 +59,21 @@ std::string read_small_file(const std::filesystem::path& path, std::uint64_t mos
   return text;
 }
 
+void write_at(const FileDescriptor& file, const std::filesystem::path& path, std::uint64_t at,
+              std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t put = ::pwrite(file.get(), bytes.data(), bytes.size(), static_cast<off_t>(at));
+    if (put < 0 && errno == EINTR) continue;
+    require(put > 0, "{}: cannot write: {}", name_of(path), ErrnoText{});
+    bytes = bytes.subspan(static_cast<std::size_t>(put));
+    at += static_cast<std::uint64_t>(put);
+  }
+}
+
 void write_small_file(const std::filesystem::path& path, std::string_view text) {
   const FileDescriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
   require(file.get() >= 0, "{}: cannot create: {}", name_of(path), ErrnoText{});
-  for (std::size_t done = 0; done < text.size();) {
-    const ssize_t put = ::write(file.get(), text.data() + done, text.size() - done);
-    if (put < 0 && errno == EINTR) continue;
-    require(put > 0, "{}: cannot write: {}", name_of(path), ErrnoText{});
-    done += static_cast<std::size_t>(put);
-  }
+  write_at(file, path, 0, std::as_bytes(std::span(text)));
   require(::fsync(file.get()) == 0, "{}: cannot make it durable: {}", name_of(path), ErrnoText{});
 }
 

@@ -1,6 +1,8 @@
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -38,6 +40,10 @@ FileIdentity identity_of(const FileDescriptor& file, const std::filesystem::path
 
 // A whole small file; more than `most` bytes is an error that names the file.
 std::string read_small_file(const std::filesystem::path& path, std::uint64_t most = 64u << 20);
+
+// Writes all of it from byte `at` of the file on.
+void write_at(const FileDescriptor& file, const std::filesystem::path& path, std::uint64_t at,
+              std::span<const std::byte> bytes);
 
 // Writes a new file and makes it durable (fsync).
 void write_small_file(const std::filesystem::path& path, std::string_view text);

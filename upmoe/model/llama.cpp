@@ -42,6 +42,7 @@ struct Context {  // what all layers share
   RopeTable rope;
   at::Tensor mask;
   KvCache* cache;
+  at::ScalarType compute;
 };
 
 // Appends to the cache of a layer and gives all of it.
@@ -95,6 +96,27 @@ void check(const Model& model, const Input& input, const KvCache* cache) {
   }
 }
 
+Context make_context(const Model& model, const Input& input, KvCache* cache, at::ScalarType compute) {
+  const std::int64_t T = input.token_BT.size(1), before = cache == nullptr ? 0 : cache->length;
+  const at::Tensor position = input.position_BT.defined()
+                                  ? input.position_BT
+                                  : at::arange(before, before + T, input.token_BT.options()).unsqueeze(0);
+  return {rope_table(model.config.llama, position), make_mask(model, input, before + T), cache, compute};
+}
+
+at::Tensor run_layer(const Model& model, std::size_t l, const at::Tensor& x_BTH, const Context& context,
+                     const Watch& watch) {
+  const Layer& layer = model.layers[l];
+  const auto norm = [&](const at::Tensor& x, const at::Tensor& weight_H) {
+    return ops::rms_norm(x, weight_H, model.config.llama.rms_norm_eps).to(context.compute);
+  };
+  const at::Tensor y_BTH = x_BTH + attend(model, l, norm(x_BTH, layer.attention_norm_H), context);
+  const at::Tensor normed_NH = norm(y_BTH, layer.ffn_norm_H).flatten(0, 1);
+  const at::Tensor ffn_NH = std::visit(
+      [&](const auto& ffn) { return run(ffn, static_cast<std::int64_t>(l), normed_NH, watch); }, layer.ffn);
+  return y_BTH + ffn_NH.view_as(y_BTH);
+}
+
 }  // namespace
 
 KvCache make_cache(const Model& model, std::int64_t sequences, std::int64_t positions) {
@@ -109,28 +131,25 @@ KvCache make_cache(const Model& model, std::int64_t sequences, std::int64_t posi
 
 at::Tensor hidden_states(const Model& model, const Input& input, KvCache* cache, const Watch& watch) {
   check(model, input, cache);
-  const DenseConfig& config = model.config.llama;
-  const std::int64_t B = input.token_BT.size(0), T = input.token_BT.size(1),
-                     before = cache == nullptr ? 0 : cache->length;
-  const at::Tensor position = input.position_BT.defined()
-                                  ? input.position_BT
-                                  : at::arange(before, before + T, input.token_BT.options()).unsqueeze(0);
-  const Context context{rope_table(config, position), make_mask(model, input, before + T), cache};
+  const Context context = make_context(model, input, cache, model.compute);
   at::Tensor x = at::embedding(model.embedding_VH, input.token_BT).to(residual_dtype(model));
-  const auto norm = [&](const at::Tensor& weight_H) {
-    return ops::rms_norm(x, weight_H, config.rms_norm_eps).to(model.compute);
-  };
-  for (std::size_t l = 0; l < model.layers.size(); ++l) {
-    const Layer& layer = model.layers[l];
-    x = x + attend(model, l, norm(layer.attention_norm_H), context);
-    const at::Tensor normed_NH = norm(layer.ffn_norm_H).view({B * T, -1});
-    x = x +
-        std::visit([&](const auto& ffn) { return run(ffn, static_cast<std::int64_t>(l), normed_NH, watch); },
-                   layer.ffn)
-            .view({B, T, -1});
-  }
-  if (cache != nullptr) cache->length += T;
-  return norm(model.norm_H);
+  for (std::size_t l = 0; l < model.layers.size(); ++l) x = run_layer(model, l, x, context, watch);
+  if (cache != nullptr) cache->length += input.token_BT.size(1);
+  return final_norm(model, x, model.compute);
+}
+
+at::Tensor embed(const Model& model, const Input& input) {
+  check(model, input, nullptr);
+  return at::embedding(model.embedding_VH, input.token_BT).to(residual_dtype(model));
+}
+
+at::Tensor run_layer(const Model& model, std::size_t l, const Input& input, const at::Tensor& x_BTH,
+                     at::ScalarType compute, const Watch& watch) {
+  return run_layer(model, l, x_BTH, make_context(model, input, nullptr, compute), watch);
+}
+
+at::Tensor final_norm(const Model& model, const at::Tensor& x_BTH, at::ScalarType compute) {
+  return ops::rms_norm(x_BTH, model.norm_H, model.config.llama.rms_norm_eps).to(compute);
 }
 
 at::Tensor ffn(const Model& model, std::int64_t layer, const at::Tensor& in_NH) {

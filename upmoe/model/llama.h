@@ -81,6 +81,13 @@ at::Tensor hidden_states(const Model& model, const Input& input, KvCache* cache 
 // The FFN of one layer alone: of what it sees after its norm, what it adds to the residual.
 at::Tensor ffn(const Model& model, std::int64_t layer, const at::Tensor& in_NH);
 
+// The steps of hidden_states without a cache, for what can't keep the activations of all layers at once:
+// embed, each layer, final_norm. `compute`: dtype of the arithmetic; x, which all layers add to, is float32.
+at::Tensor embed(const Model& model, const Input& input);
+at::Tensor run_layer(const Model& model, std::size_t l, const Input& input, const at::Tensor& x_BTH,
+                     at::ScalarType compute, const Watch& watch = {});
+at::Tensor final_norm(const Model& model, const at::Tensor& x_BTH, at::ScalarType compute);
+
 // float32 [..., V], of hidden states. For a loss use ops::token_nll, which never makes this table.
 at::Tensor logits(const Model& model, const at::Tensor& hidden);
 

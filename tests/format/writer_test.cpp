@@ -1,0 +1,86 @@
+#include <gtest/gtest.h>
+
+#include "tests/fails_with.h"
+#include "tests/temp_folder.h"
+#include "upmoe/format/safetensors_writer.h"
+
+namespace upmoe {
+namespace {
+
+using test::fails_with;
+
+const std::vector<TensorInfo> kTensors = {{"a", Dtype::f32, {2}, 0, 8}, {"b", Dtype::u8, {1}, 8, 9}};
+const std::vector<std::byte> kA(8, std::byte{1}), kB(1, std::byte{2});
+
+SafetensorsWriter writer(const std::filesystem::path& path, bool replace = false) {
+  return {path, kTensors, {}, replace};
+}
+
+TEST(SafetensorsWriter, WritesTensorsInAnyOrderAndLeavesNothingElse) {
+  const test::TempFolder folder;
+  const std::vector<std::pair<std::string, std::string>> metadata = {{"key", "a \"text\"\n"}};
+  SafetensorsWriter out(folder / "x", kTensors, metadata, /*replace=*/false);
+  out.put("b", kB);
+  out.put("a", kA);
+  EXPECT_EQ(folder.names(), std::vector<std::string>{"x.upmoe-partial"});
+  out.commit();
+  EXPECT_EQ(folder.names(), std::vector<std::string>{"x"});
+  const SafetensorsFile file(folder / "x");
+  ASSERT_EQ(file.tensors().size(), 2u);
+  EXPECT_TRUE(std::ranges::equal(file.data(file.tensors()[0]), kA));
+  EXPECT_TRUE(std::ranges::equal(file.data(file.tensors()[1]), kB));
+  EXPECT_NE(file.header().find(R"({"format":"pt","key":"a \"text\"\n"})"), std::string::npos);
+}
+
+TEST(SafetensorsWriter, LeavesNothingWhenItIsGivenUp) {
+  const test::TempFolder folder;
+  {
+    SafetensorsWriter out = writer(folder / "x");
+    out.put("a", kA);
+  }
+  EXPECT_TRUE(folder.names().empty());
+}
+
+TEST(SafetensorsWriter, RefusesAFileThatIsThereUnlessItIsToBeReplaced) {
+  const test::TempFolder folder;
+  test::write_file(folder / "x", "old");
+  std::filesystem::create_directory(folder / "folder");
+  EXPECT_TRUE(fails_with([&] { writer(folder / "x"); }, {"is there already; --force replaces it"}));
+  EXPECT_TRUE(fails_with([&] { writer(folder / "folder", true); }, {"is no file that could be replaced"}));
+  SafetensorsWriter out = writer(folder / "x", true);
+  out.put("a", kA), out.put("b", kB);
+  EXPECT_EQ(test::read_file(folder / "x"), "old");
+  out.commit();
+  EXPECT_NE(test::read_file(folder / "x"), "old");
+}
+
+TEST(SafetensorsWriter, RefusesASecondRunAndKeepsTheFileOfTheFirst) {
+  const test::TempFolder folder;
+  SafetensorsWriter first = writer(folder / "x");
+  EXPECT_TRUE(fails_with([&] { writer(folder / "x"); }, {"another run is writing it"}));
+  first.put("a", kA), first.put("b", kB);
+  first.commit();
+  EXPECT_EQ(folder.names(), std::vector<std::string>{"x"});
+}
+
+TEST(SafetensorsWriter, UsesWhatAKilledRunHasLeft) {
+  const test::TempFolder folder;
+  test::write_file(folder / "x.upmoe-partial", std::string(100'000, 'x'));
+  SafetensorsWriter out = writer(folder / "x");
+  out.put("a", kA), out.put("b", kB);
+  out.commit();
+  EXPECT_EQ(SafetensorsFile(folder / "x").tensors().size(), 2u);
+}
+
+TEST(SafetensorsWriter, RefusesATensorThatIsMissingStrangeOrOfAnotherSize) {
+  const test::TempFolder folder;
+  SafetensorsWriter out = writer(folder / "x");
+  EXPECT_TRUE(fails_with([&] { out.put("c", kA); }, {"'c' is not expected"}));
+  EXPECT_TRUE(fails_with([&] { out.put("b", kA); }, {"'b' has 8 bytes, expected 1"}));
+  out.put("a", kA);
+  EXPECT_TRUE(fails_with([&] { out.put("a", kA); }, {"'a' is not expected, or is written twice"}));
+  EXPECT_TRUE(fails_with([&] { out.commit(); }, {"'b' was never written"}));
+}
+
+}  // namespace
+}  // namespace upmoe
