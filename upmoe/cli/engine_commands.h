@@ -6,6 +6,7 @@ namespace upmoe::cli {
 // The verbs of the engine, each in the file of its name. They link torch.
 Action eval_command(CLI::App& app);
 Action verify_command(CLI::App& app);
+Action generate_command(CLI::App& app);
 Action routers_command(CLI::App& app);
 
 }  // namespace upmoe::cli

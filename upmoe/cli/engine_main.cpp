@@ -13,6 +13,7 @@ std::vector<Command> verbs() {
     const std::string_view name = command.name;
     if (name == "eval") command.attach = eval_command;
     if (name == "verify") command.attach = verify_command;
+    if (name == "generate") command.attach = generate_command;
     if (name == "routers") command.attach = routers_command;
   }
   return all;
