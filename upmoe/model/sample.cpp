@@ -45,10 +45,10 @@ std::vector<Candidate> candidates(std::span<const float> logits_V, const Samplin
   }
   std::ranges::sort(out, is_likelier);
   normalise(out);
-  double sum = 0;
-  const auto enough = std::ranges::find_if(
-      out, [&](const Candidate& one) { return (sum += one.probability) >= sampling.top_p; });
-  if (sampling.top_p < 1 && enough != out.end()) out.erase(enough + 1, out.end());
+  if (sampling.top_p == 1) return out;
+  std::size_t kept = 0;
+  for (double sum = 0; kept < out.size() && sum < sampling.top_p; ++kept) sum += out[kept].probability;
+  out.resize(kept);
   normalise(out);
   return out;
 }
@@ -57,8 +57,10 @@ std::int64_t sample(std::span<const float> logits_V, const Sampling& sampling, s
   const std::vector<Candidate> all = candidates(logits_V, sampling);
   const std::uint64_t drawn = below(Rng(sampling.seed).at("generate"), position, std::uint64_t{1} << 53);
   double left = static_cast<double>(drawn) * 0x1p-53;
-  for (const Candidate& one : all)
-    if ((left -= one.probability) < 0) return one.token;
+  for (const Candidate& one : all) {
+    left -= one.probability;
+    if (left < 0) return one.token;
+  }
   return all.back().token;  // of a sum that rounding has left below one
 }
 
