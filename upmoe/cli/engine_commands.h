@@ -7,6 +7,7 @@ namespace upmoe::cli {
 Action calibrate_command(CLI::App& app);
 Action eval_command(CLI::App& app);
 Action verify_command(CLI::App& app);
+Action generate_command(CLI::App& app);
 Action routers_command(CLI::App& app);
 
 }  // namespace upmoe::cli

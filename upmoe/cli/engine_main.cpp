@@ -14,6 +14,7 @@ std::vector<Command> verbs() {
     if (name == "calibrate") command.attach = calibrate_command;
     if (name == "eval") command.attach = eval_command;
     if (name == "verify") command.attach = verify_command;
+    if (name == "generate") command.attach = generate_command;
     if (name == "routers") command.attach = routers_command;
   }
   return all;

@@ -11,6 +11,7 @@
 #include "upmoe/base/text.h"
 #include "upmoe/cli/calibrate_options.h"
 #include "upmoe/cli/eval_options.h"
+#include "upmoe/cli/generate_options.h"
 #include "upmoe/cli/verify_options.h"
 
 namespace upmoe::cli {
@@ -34,6 +35,11 @@ const std::vector<Command>& engine_commands() {
        "  upmoe verify ./smol-8x --against ./SmolLM2-135M\n"
        "  upmoe verify ./smol-8x --against ./SmolLM2-135M --data heldout.txt --json",
        listed, verify_options},
+      {"generate", "go on from a prompt",
+       "  upmoe generate ./smol-8x --prompt 'The capital of France is' --max-tokens 20\n"
+       "  upmoe generate ./smol-8x --chat --prompt 'Who are you?' --temperature 0.7 --top-p 0.9 --seed 1\n"
+       "  upmoe generate ./smol-8x --tokens '1 504 4521' --json             # ids in and out, without Python",
+       listed, generate_options},
       {"routers", "list the routing strategies that models can be run with", "  upmoe routers --json\n",
        listed, json_option},
   };

@@ -9,10 +9,12 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
@@ -83,29 +85,72 @@ std::string read_all(const FileDescriptor& file) {
   return text;
 }
 
+struct Streams {  // that a child gets; negative: ours
+  int in = -1, out = -1, error = -1;
+  bool hears_signals = true;  // Ctrl-C goes to everybody in front of a terminal
+};
+
+pid_t start(const std::vector<std::string>& arguments, const Streams& streams) {
+  const std::string python = find_python();
+  const std::vector<char*> argv = argv_of(python, arguments);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  if (streams.in >= 0) posix_spawn_file_actions_adddup2(&actions, streams.in, STDIN_FILENO);
+  if (streams.out >= 0) posix_spawn_file_actions_adddup2(&actions, streams.out, STDOUT_FILENO);
+  if (streams.error >= 0) posix_spawn_file_actions_adddup2(&actions, streams.error, STDERR_FILENO);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t blocked;
+  sigemptyset(&blocked);
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) sigaddset(&blocked, signal);
+  if (!streams.hears_signals) {
+    posix_spawnattr_setsigmask(&attributes, &blocked);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  }
+  pid_t child = 0;
+  const int error = ::posix_spawnp(&child, python.c_str(), &actions, &attributes, argv.data(), environ);
+  posix_spawnattr_destroy(&attributes);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) fail_to_run(python, error);
+  return child;
+}
+
+int wait_for(pid_t child) {
+  int status = 0;
+  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
 PythonOutcome run(const std::vector<std::string>& arguments, std::string_view input, int standard_error) {
   std::array<int, 2> ends{};
   require(::pipe2(ends.data(), O_CLOEXEC) == 0, "cannot make a pipe: {}", ErrnoText{});
   FileDescriptor in(ends[0]), out(ends[1]);
   const FileDescriptor to_read = memory_file(input);
-  const std::string python = find_python();
-  const std::vector<char*> argv = argv_of(python, arguments);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, to_read.get(), STDIN_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, out.get(), STDOUT_FILENO);
-  if (standard_error >= 0) posix_spawn_file_actions_adddup2(&actions, standard_error, STDERR_FILENO);
-  pid_t child = 0;
-  const int error = ::posix_spawnp(&child, python.c_str(), &actions, nullptr, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) fail_to_run(python, error);
+  const pid_t child = start(arguments, {to_read.get(), out.get(), standard_error});
   out = FileDescriptor(-1);
-  PythonOutcome outcome{0, read_all(in)};
-  int status = 0;
-  while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  std::string output = read_all(in);
+  return {wait_for(child), std::move(output)};
+}
+
+// Our package's notes go to standard error, and the sentence that it failed with is thrown.
+void throw_failure(int code, const FileDescriptor& said) {
+  ::lseek(said.get(), 0, SEEK_SET);
+  std::string text = read_all(said), sentence;
+  while (!text.empty()) {
+    const std::size_t end = std::min(text.find('\n'), text.size());
+    const std::string line = text.substr(0, end);
+    text.erase(0, end + 1);
+    if (line.starts_with("upmoe: "))
+      sentence = line.substr(7);
+    else
+      std::fputs((line + "\n").c_str(), stderr);
   }
-  outcome.code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-  return outcome;
+  if (code == kOk) return;
+  if (sentence.empty()) sentence = fmt::format("Python failed with exit code {}", code);
+  if (code == kInterrupted) throw Interrupted(sentence);
+  if (code == kUsage) throw UsageError(sentence);
+  throw Error(sentence);
 }
 
 }  // namespace
@@ -126,23 +171,40 @@ PythonOutcome run_python(const std::vector<std::string>& arguments, std::string_
 
 std::string run_upmoe_python(const std::vector<std::string>& arguments, std::string_view input) {
   const FileDescriptor said = memory_file("");
-  const PythonOutcome outcome = run(upmoe_arguments(arguments), input, said.get());
-  ::lseek(said.get(), 0, SEEK_SET);
-  std::string text = read_all(said), sentence;
+  PythonOutcome outcome = run(upmoe_arguments(arguments), input, said.get());
+  throw_failure(outcome.code, said);
+  return std::move(outcome.output);
+}
+
+PythonFilter::PythonFilter(const std::vector<std::string>& arguments) : said_(memory_file("")) {
+  std::array<int, 2> ends{};
+  require(::pipe2(ends.data(), O_CLOEXEC) == 0, "cannot make a pipe: {}", ErrnoText{});
+  const FileDescriptor to_read(ends[0]);
+  input_ = FileDescriptor(ends[1]);
+  child_ =
+      start(upmoe_arguments(arguments), {.in = to_read.get(), .error = said_.get(), .hears_signals = false});
+}
+
+PythonFilter::~PythonFilter() {
+  input_ = FileDescriptor(-1);
+  if (child_ > 0) wait_for(child_);
+}
+
+void PythonFilter::write(std::string_view text) {
   while (!text.empty()) {
-    const std::size_t end = std::min(text.find('\n'), text.size());
-    const std::string line = text.substr(0, end);
-    text.erase(0, end + 1);
-    if (line.starts_with("upmoe: "))
-      sentence = line.substr(7);
-    else
-      std::fputs((line + "\n").c_str(), stderr);
+    const ssize_t put = ::write(input_.get(), text.data(), text.size());
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) {
+      finish();  // says why it does not read
+      fail("Python stopped reading");
+    }
+    text.remove_prefix(static_cast<std::size_t>(put));
   }
-  if (outcome.code == kOk) return outcome.output;
-  if (sentence.empty()) sentence = fmt::format("Python failed with exit code {}", outcome.code);
-  if (outcome.code == kInterrupted) throw Interrupted(sentence);
-  if (outcome.code == kUsage) throw UsageError(sentence);
-  throw Error(sentence);
+}
+
+void PythonFilter::finish() {
+  input_ = FileDescriptor(-1);
+  throw_failure(wait_for(std::exchange(child_, 0)), said_);
 }
 
 void become_upmoe_python(const std::vector<std::string>& arguments) {

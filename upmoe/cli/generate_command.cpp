@@ -1,0 +1,176 @@
+// generate: a prompt to ids, ids to more ids, and those to text while they come. Text is Python's
+// (python/upmoe/encode.py, chat.py); ids need none.
+#include <ATen/Parallel.h>
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <iterator>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <sstream>
+#include <utility>
+
+#include "upmoe/base/text.h"
+#include "upmoe/cli/engine_commands.h"
+#include "upmoe/cli/generate_options.h"
+#include "upmoe/cli/interrupt.h"
+#include "upmoe/cli/model_options.h"
+#include "upmoe/cli/python.h"
+#include "upmoe/cli/settings.h"
+#include "upmoe/io/file_descriptor.h"
+#include "upmoe/model/generate.h"
+
+namespace upmoe::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using model::Generated;
+using Ids = std::vector<std::int64_t>;
+
+struct Arguments {
+  std::string folder, prompt_file;
+  Settings settings;
+};
+
+std::string prompt_text(const Arguments& arguments, const GenerateOptions& options) {
+  if (arguments.prompt_file.empty()) return options.prompt;
+  if (arguments.prompt_file != "-") return read_small_file(arguments.prompt_file);
+  return {std::istreambuf_iterator<char>(std::cin), {}};
+}
+
+Ids ids_of_words(const std::string& text) {
+  Ids out;
+  std::istringstream words(text);
+  for (std::string word; words >> word;) option_value::read(out.emplace_back(), "tokens", word);
+  return out;
+}
+
+Ids ids_of_text(const std::string& folder, const std::string& text, const GenerateOptions& options) {
+  std::vector<std::string> encode = {"encode"};
+  std::string prompt = text;
+  if (options.chat) {
+    Json messages = Json::array();
+    if (!options.system.empty()) messages.push_back({{"role", "system"}, {"content", options.system}});
+    messages.push_back({{"role", "user"}, {"content", text}});
+    prompt = run_upmoe_python({"chat", "--", folder}, messages.dump());
+    encode.emplace_back("--no-special-tokens");  // the template has them
+  }
+  encode.insert(encode.end(), {"--", folder});
+  return Json::parse(run_upmoe_python(encode, prompt)).get<Ids>();
+}
+
+const char* stop_text(Generated::Stop stop) {
+  switch (stop) {
+    case Generated::Stop::end_token:
+      return "end_token";
+    case Generated::Stop::max_tokens:
+      return "max_tokens";
+    case Generated::Stop::context:
+      return "context";
+    case Generated::Stop::interrupt:
+      return "interrupt";
+  }
+  return "";
+}
+
+struct Speed {  // tokens a second; none where there was nothing to measure
+  std::optional<double> prompt, decoding;
+};
+Speed speed_of(const Ids& prompt, const Generated& found) {
+  Speed out;
+  if (!found.tokens.empty()) out.prompt = static_cast<double>(prompt.size()) / found.prompt_seconds;
+  // The first token comes with the prompt.
+  if (found.tokens.size() > 1) out.decoding = static_cast<double>(found.tokens.size() - 1) / found.seconds;
+  return out;
+}
+Json to_json(std::optional<double> number) { return number ? Json(*number) : Json(nullptr); }
+std::string to_text(std::optional<double> number) { return number ? fmt::format(", {:.1f}/s", *number) : ""; }
+
+std::string joined(const Ids& ids) { return fmt::format("{}", fmt::join(ids, " ")); }
+
+void print_json(const std::string& folder, const Ids& prompt, const Generated& found, bool as_text) {
+  const Speed speed = speed_of(prompt, found);
+  Json out = {{"ids", found.tokens}};
+  if (as_text) out["text"] = run_upmoe_python({"decode", "--", folder}, joined(found.tokens));
+  out.update({{"stop", stop_text(found.stop)},
+              {"prompt_tokens", prompt.size()},
+              {"prompt_tokens_per_second", to_json(speed.prompt)},
+              {"tokens_per_second", to_json(speed.decoding)}});
+  fmt::print("{}\n", out.dump(2, ' ', /*ensure_ascii=*/true));
+}
+
+void say_speed(const model::Model& model, const Ids& prompt, const Generated& found) {
+  const Speed speed = speed_of(prompt, found);
+  fmt::print(stderr, "prompt: {} tokens{}; new: {} tokens{}; arithmetic {}, {} threads{}\n", prompt.size(),
+             to_text(speed.prompt), found.tokens.size(), to_text(speed.decoding), dtype_text(model.compute),
+             at::get_num_threads(),
+             found.stop == Generated::Stop::context     ? "; the model's positions end here"
+             : found.stop == Generated::Stop::interrupt ? "; interrupted"
+                                                        : "");
+}
+
+void check(const Arguments& arguments, const Values& said, const GenerateOptions& options) {
+  if (arguments.folder.empty())
+    throw UsageError("name the checkpoint's folder: upmoe generate DIR --prompt TEXT");
+  const int prompts = static_cast<int>(said.contains("prompt")) + static_cast<int>(said.contains("tokens")) +
+                      static_cast<int>(!arguments.prompt_file.empty());
+  require_asked(prompts == 1, "give one of --prompt TEXT, --prompt-file FILE and --tokens IDS");
+  require_asked(!options.chat || !said.contains("tokens"), "--chat needs text, and --tokens gives ids");
+  require_asked(options.chat || options.system.empty(), "--system needs --chat");
+  require_asked(options.max_tokens >= 1, "--max-tokens is {}, expected a positive number",
+                options.max_tokens);
+}
+
+int run(const Arguments& arguments) {
+  const Values said = arguments.settings.values({}, {});
+  const auto options = parse<GenerateOptions>(said, "'upmoe generate'");
+  check(arguments, said, options);
+  model::GenerateOptions how{.max_tokens = options.max_tokens,
+                             .sampling = {.temperature = options.temperature,
+                                          .top_k = options.top_k,
+                                          .top_p = options.top_p,
+                                          .seed = static_cast<std::uint64_t>(options.seed)}};
+  model::check(how.sampling);
+  const bool as_text = !said.contains("tokens"), streams = as_text && !options.json;
+  const Ids prompt = as_text ? ids_of_text(arguments.folder, prompt_text(arguments, options), options)
+                             : ids_of_words(options.tokens);
+  const std::atomic<bool>& interrupted = catch_interrupts();
+  how.is_interrupted = [&] { return interrupted.load(); };
+  std::unique_ptr<PythonFilter> decoder;  // starts while the model is loaded
+  if (streams)
+    decoder = std::make_unique<PythonFilter>(
+        std::vector<std::string>{"decode", "--stream", "--", arguments.folder});
+  const model::Model model = load_model(arguments.folder, options.model);
+  how.end = model::end_tokens(Folder(arguments.folder), model.config);
+
+  const char* before = "";
+  const Generated found = model::generate(model, prompt, how, [&](std::int64_t token) {
+    if (decoder) decoder->write(fmt::format("{}\n", token));
+    if (as_text || options.json) return;
+    fmt::print("{}{}", std::exchange(before, " "), token);
+    require(std::fflush(stdout) == 0, "cannot write to standard output");
+  });
+  if (decoder) decoder->finish();
+  if (options.json)
+    print_json(arguments.folder, prompt, found, as_text);
+  else
+    fmt::print("\n");
+  std::fflush(stdout);
+  say_speed(model, prompt, found);
+  return found.stop == Generated::Stop::interrupt ? kInterrupted : kOk;
+}
+
+}  // namespace
+
+Action generate_command(CLI::App& app) {
+  const auto arguments = std::make_shared<Arguments>();
+  app.add_option("DIR", arguments->folder, "checkpoint folder: a dense Llama or Mistral, or any target");
+  app.add_option("--prompt-file", arguments->prompt_file,
+                 "read the prompt from this file; -: from standard input")
+      ->type_name("FILE");
+  for (const OptionInfo& option : describe<GenerateOptions>())
+    arguments->settings.add(app, option, "Options");
+  return [arguments] { return run(*arguments); };
+}
+
+}  // namespace upmoe::cli
