@@ -20,8 +20,9 @@ FLOORS = [
     ["model"],
     ["eval"],
     ["cli"],
+    ["cli_engine"],
 ]
-ABOVE_THE_TORCH_LINE = {"routing", "ops", "model", "eval"}
+ABOVE_THE_TORCH_LINE = {"routing", "ops", "model", "eval", "cli_engine"}
 FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 RELATIVE = re.compile(r'^\s*#\s*include\s*"(?!upmoe/)([^"]+)"', re.MULTILINE)

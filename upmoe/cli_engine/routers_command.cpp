@@ -1,5 +1,5 @@
-#include "upmoe/cli/engine_commands.h"
 #include "upmoe/cli/plugin_list.h"
+#include "upmoe/cli_engine/commands.h"
 #include "upmoe/routing/registry.h"
 
 namespace upmoe::cli {

@@ -1,4 +1,4 @@
-#include "upmoe/cli/choice_source.h"
+#include "upmoe/cli_engine/choice_source.h"
 
 #include <nlohmann/json.hpp>
 #include <string_view>

@@ -1,4 +1,4 @@
-#include "upmoe/cli/verify_report.h"
+#include "upmoe/cli_engine/verify_report.h"
 
 #include <fmt/ranges.h>
 

@@ -1,22 +1,21 @@
 // upmoe-engine: the verbs that run models. `upmoe VERB` becomes this program.
-#include "upmoe/cli/engine_commands.h"
+#include <map>
+
 #include "upmoe/cli/engine_verbs.h"
 #include "upmoe/cli/program.h"
+#include "upmoe/cli_engine/commands.h"
 
 namespace upmoe::cli {
 namespace {
 
 // The table of engine_verbs.h with what each verb does.
 std::vector<Command> verbs() {
+  static const std::map<std::string_view, Action (*)(CLI::App&)> actions = {
+      {"calibrate", calibrate_command}, {"eval", eval_command},     {"generate", generate_command},
+      {"routers", routers_command},     {"verify", verify_command},
+  };
   std::vector<Command> all = engine_commands();
-  for (Command& command : all) {
-    const std::string_view name = command.name;
-    if (name == "calibrate") command.attach = calibrate_command;
-    if (name == "eval") command.attach = eval_command;
-    if (name == "verify") command.attach = verify_command;
-    if (name == "generate") command.attach = generate_command;
-    if (name == "routers") command.attach = routers_command;
-  }
+  for (Command& command : all) command.attach = actions.at(command.name);
   return all;
 }
 

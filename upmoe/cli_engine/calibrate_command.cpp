@@ -5,12 +5,12 @@
 #include "upmoe/base/hash.h"
 #include "upmoe/base/text.h"
 #include "upmoe/cli/calibrate_options.h"
-#include "upmoe/cli/engine_commands.h"
 #include "upmoe/cli/interrupt.h"
-#include "upmoe/cli/model_options.h"
 #include "upmoe/cli/progress_bar.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli/token_source.h"
+#include "upmoe/cli_engine/commands.h"
+#include "upmoe/cli_engine/model_options.h"
 #include "upmoe/eval/calibrate.h"
 
 namespace upmoe::cli {

@@ -1,4 +1,4 @@
-#include "upmoe/cli/model_options.h"
+#include "upmoe/cli_engine/model_options.h"
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>

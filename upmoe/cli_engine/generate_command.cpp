@@ -11,12 +11,12 @@
 #include <utility>
 
 #include "upmoe/base/text.h"
-#include "upmoe/cli/engine_commands.h"
 #include "upmoe/cli/generate_options.h"
 #include "upmoe/cli/interrupt.h"
-#include "upmoe/cli/model_options.h"
 #include "upmoe/cli/python.h"
 #include "upmoe/cli/settings.h"
+#include "upmoe/cli_engine/commands.h"
+#include "upmoe/cli_engine/model_options.h"
 #include "upmoe/io/file_descriptor.h"
 #include "upmoe/model/generate.h"
 

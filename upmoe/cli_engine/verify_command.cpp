@@ -4,14 +4,14 @@
 #include <thread>
 
 #include "upmoe/base/error.h"
-#include "upmoe/cli/engine_commands.h"
 #include "upmoe/cli/interrupt.h"
-#include "upmoe/cli/model_options.h"
 #include "upmoe/cli/progress_bar.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli/token_source.h"
 #include "upmoe/cli/verify_options.h"
-#include "upmoe/cli/verify_report.h"
+#include "upmoe/cli_engine/commands.h"
+#include "upmoe/cli_engine/model_options.h"
+#include "upmoe/cli_engine/verify_report.h"
 
 namespace upmoe::cli {
 namespace {

@@ -1,4 +1,4 @@
-#include "upmoe/cli/eval_report.h"
+#include "upmoe/cli_engine/eval_report.h"
 
 #include <sys/resource.h>
 

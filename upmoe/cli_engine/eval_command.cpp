@@ -3,15 +3,15 @@
 #include <memory>
 
 #include "upmoe/base/text.h"
-#include "upmoe/cli/choice_source.h"
-#include "upmoe/cli/engine_commands.h"
 #include "upmoe/cli/eval_options.h"
-#include "upmoe/cli/eval_report.h"
 #include "upmoe/cli/interrupt.h"
-#include "upmoe/cli/model_options.h"
 #include "upmoe/cli/progress_bar.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli/token_source.h"
+#include "upmoe/cli_engine/choice_source.h"
+#include "upmoe/cli_engine/commands.h"
+#include "upmoe/cli_engine/eval_report.h"
+#include "upmoe/cli_engine/model_options.h"
 
 namespace upmoe::cli {
 namespace {
