@@ -90,6 +90,13 @@ TEST(Sample, TopPLooksAtWhatTopKHasLeft) {
             (std::set<std::int64_t>{1, 3}));
 }
 
+TEST(Sample, TopKKeepsTheLargestLogitsAtAnyTemperature) {
+  for (const double temperature : {1e-300, 1.0, 1e300})
+    EXPECT_EQ(tokens_of(candidates(std::vector<float>{0, 1, 3, 2}, {.temperature = temperature, .top_k = 2})),
+              (std::set<std::int64_t>{2, 3}))
+        << temperature;
+}
+
 TEST(Sample, EqualLogitsAreTakenByTheLowerId) {
   const std::vector<float> logits_V = {0, 2, 2, 2, 1};
   EXPECT_EQ(sample(logits_V, {}, 0), 1);

@@ -9,10 +9,6 @@
 namespace upmoe::model {
 namespace {
 
-bool is_likelier(const Candidate& a, const Candidate& b) {
-  return a.probability != b.probability ? a.probability > b.probability : a.token < b.token;
-}
-
 void normalise(std::vector<Candidate>& some) {
   double sum = 0;
   for (const Candidate& one : some) sum += one.probability;
@@ -35,6 +31,12 @@ std::vector<Candidate> candidates(std::span<const float> logits_V, const Samplin
           "the logits are not finite: the weights or the activations have overflowed");
   const double largest = *std::ranges::max_element(logits_V);
   if (sampling.temperature == 0) return {{std::ranges::max_element(logits_V) - logits_V.begin(), 1.0}};
+  // By logit: far from 1 a temperature makes probabilities equal that are not.
+  const auto is_likelier = [&](const Candidate& a, const Candidate& b) {
+    const float z_a = logits_V[static_cast<std::size_t>(a.token)],
+                z_b = logits_V[static_cast<std::size_t>(b.token)];
+    return z_a != z_b ? z_a > z_b : a.token < b.token;
+  };
   std::vector<Candidate> out;
   for (const float z : logits_V)
     out.push_back({static_cast<std::int64_t>(out.size()),
