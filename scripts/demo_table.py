@@ -27,7 +27,7 @@ def main(*models: str) -> None:
     for model in models:
         name, folder = model.split("=", 1)
         found[name] = result = evaluate(folder)
-        cells = "".join(f"{text['ppl']:>10.2f} ± {text['ppl_stderr']:<4.2g}" for text in result["texts"])
+        cells = "".join(f"{text["ppl"]:>10.4g} ± {text["ppl_stderr"]:<4.2g}" for text in result["texts"])
         print(
             f"{name:12}{cells}{result['tokens_per_second']:>11.0f}{result['seconds']:>9.1f}"
             f"{result['peak_memory'] / 1e9:>7.2f} GB  {result['compute']}",
