@@ -21,13 +21,13 @@ def evaluate(folder: str) -> dict:
 
 
 def main(*models: str) -> None:
-    columns = "".join(f"{text:>17}" for text in TEXTS)
+    columns = "".join(f"{text:>19}" for text in TEXTS)
     print(f"{'perplexity':12}{columns}{'tokens/s':>11}{'seconds':>9}{'memory':>10}  arithmetic", flush=True)
     found = {}
     for model in models:
         name, folder = model.split("=", 1)
         found[name] = result = evaluate(folder)
-        cells = "".join(f"{text["ppl"]:>10.4g} ± {text["ppl_stderr"]:<4.2g}" for text in result["texts"])
+        cells = "".join(f"{text['ppl']:>10.4g} ± {text['ppl_stderr']:<6.2g}" for text in result["texts"])
         print(
             f"{name:12}{cells}{result['tokens_per_second']:>11.0f}{result['seconds']:>9.1f}"
             f"{result['peak_memory'] / 1e9:>7.2f} GB  {result['compute']}",
