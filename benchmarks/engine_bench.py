@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/engine_bench.py                  shapes S and L (and X where there is memory for it)
     .venv/bin/python benchmarks/engine_bench.py --shapes S --tokens 128 2048 --repeats 9
 
-Whole models (`upmoe eval`, `upmoe generate`) are not timed yet; they go beside `layers` in main().
+Whole models: model_bench.py.
 """
 
 import argparse

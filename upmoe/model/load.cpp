@@ -193,7 +193,7 @@ Model load(const std::filesystem::path& path, const LoadOptions& options) {
   if (model.config.moe)
     for (Layer& layer : model.layers) layer.ffn = empty_moe(*model.config.moe, options.device);
   else
-    const DenseModel checked(path);  // says what is wrong with a source as `upmoe convert` does
+    static_cast<void>(DenseModel(path));  // says what is wrong with a source as `upmoe convert` does
   Loader(folder, options).fill(model);
   if (model.config.llama.tie_word_embeddings) model.head_VH = model.embedding_VH;
   model.compute = options.compute.value_or(model.embedding_VH.scalar_type());

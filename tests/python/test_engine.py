@@ -1,0 +1,75 @@
+"""The verbs that run models are a second program; the first one works without it and never loads torch."""
+
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+import transformers
+
+import conftest
+import tiny
+
+ENGINE_VERBS = ["calibrate", "eval", "generate", "routers", "verify"]
+
+
+def libraries(program) -> str:
+    return subprocess.run(["ldd", program], capture_output=True, text=True, check=True).stdout
+
+
+def test_the_core_program_has_no_torch():
+    assert "torch" not in libraries(conftest.PROGRAM)
+    engine = libraries(conftest.PROGRAM.with_name("upmoe-engine"))
+    assert "libtorch_cpu.so" in engine and "not found" not in engine and "python" not in engine.lower().replace("/python3", "")
+
+
+def test_every_verb_is_listed_and_explained(upmoe):
+    listed = upmoe("--help").stdout
+    for verb in ENGINE_VERBS:
+        assert f"  {verb} " in listed
+        own = upmoe(verb, "--help")
+        assert own.returncode == 0 and "Examples:" in own.stdout
+
+
+@pytest.mark.parametrize("verb", ENGINE_VERBS)
+def test_without_the_engine_it_is_said_how_to_get_it(verb, tmp_path):
+    alone = tmp_path / "upmoe"
+    shutil.copy(conftest.PROGRAM, alone)
+    result = subprocess.run([alone, verb], capture_output=True, text=True)
+    assert result.returncode == 1 and "make build" in result.stderr and result.stderr.count("\n") == 1
+    assert subprocess.run([alone, "methods"], capture_output=True).returncode == 0
+
+
+def test_a_router_that_tells_nothing_in_its_config(upmoe, tiny_folder, convert):
+    folder = convert(tiny_folder(tiny.VARIANTS[0]), "--experts", 4)
+    for changes, words in [
+        ({"num_experts_per_tok": 5}, "4 experts of 96 neurons, top-5, do not fit together"),
+        ({"num_local_experts": "many"}, "is not a whole number"),
+        ({"num_local_experts": 3}, "weights that such a model does not have"),
+        ({"intermediate_size": 95}, "has shape [96, 64], config.json says [95, 64]"),
+    ]:
+        before = (folder / "config.json").read_text()
+        tiny.change_config(folder, **changes)
+        result = upmoe("generate", folder, "--tokens", "1 2 3")
+        (folder / "config.json").write_text(before)
+        assert result.returncode == 1 and words in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_an_interrupt_ends_an_evaluation(smollm2, tmp_path):
+    text = tmp_path / "long.txt"
+    text.write_text(tiny.TEXT.read_text() * 100)  # minutes of work
+    command = [conftest.PROGRAM, "eval", smollm2, "--data", text, "--context", "64"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and err.endswith("upmoe: interrupted\n")
+
+
+@pytest.mark.skipif(transformers.__version__.startswith("4."), reason="once is enough")
+def test_completion_knows_the_engine(upmoe):
+    script = upmoe("completion", "bash").stdout
+    for verb in ENGINE_VERBS:
+        assert f"{verb}) words=" in script
+    assert "--max-tokens" in script and "--against" in script
