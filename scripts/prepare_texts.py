@@ -100,7 +100,10 @@ def run(command: list[str], folder: Path) -> None:
 def fetch(text: Text, folder: Path) -> list[str]:
     """Unpacks all packages of a text into the folder; gives their file names, which have the versions."""
     if text.debian:
-        run(["apt-get", "download", "-q", *text.debian], folder)
+        download = ["apt-get", "download", "-q", *text.debian]
+        if os.geteuid() == 0 and subprocess.run(download, cwd=folder, capture_output=True).returncode != 0:
+            run(["apt-get", "update", "-q"], folder)  # the lists of packages may be old, or not there at all
+        run(download, folder)
     if text.pypi:
         run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", *text.pypi], folder)
     packages = sorted(folder.iterdir())
