@@ -30,12 +30,14 @@ def within(document: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def load(folder: Path) -> transformers.PreTrainedModel:
-    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+def load(folder: Path, **how) -> transformers.PreTrainedModel:
+    how |= {"dtype": torch.float32, "attn_implementation": "eager"}
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, **how)
 
 
-def expected(folder: Path, token, target, document=None, position=None, **how) -> dict[str, torch.Tensor]:
-    model = load(folder).train(False)
+def expected(folder: Path, token, target, document=None, position=None, config=None, **how) -> dict[str, torch.Tensor]:
+    """`config`: for a folder whose config.json is spelt in a way that not every transformers reads."""
+    model = load(folder, **({} if config is None else {"config": config})).train(False)
     if document is not None:
         seen = (document[:, :, None] == document[:, None, :]).tril()
         how["attention_mask"] = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
