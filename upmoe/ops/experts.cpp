@@ -78,7 +78,7 @@ template <class F>
 void for_each_tile_of(at::ArrayRef<Block> blocks, std::int64_t columns, F f) {
   std::vector<std::pair<Block, Range>> tiles;
   for (const Block& block : blocks)
-    for (const Range r : cut(columns, block.rows.size > 64 ? kTileColumns : 2 * kTileColumns))
+    for (const Range r : cut(columns, block.rows.size > 256 ? 2 * kTileColumns : 3 * kTileColumns))
       tiles.emplace_back(block, r);
   for_each_tile(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t i) {
     const auto& [block, range] = tiles[static_cast<std::size_t>(i)];
