@@ -1,12 +1,12 @@
 """The verbs that run models are a second program; the first one works without it and never loads torch."""
 
+import os
 import shutil
 import signal
 import subprocess
 import time
 
 import pytest
-import transformers
 
 import conftest
 import tiny
@@ -67,9 +67,21 @@ def test_an_interrupt_ends_an_evaluation(smollm2, tmp_path):
     assert process.returncode == 130 and out == "" and err.endswith("upmoe: interrupted\n")
 
 
-@pytest.mark.skipif(transformers.__version__.startswith("4."), reason="once is enough")
 def test_completion_knows_the_engine(upmoe):
     script = upmoe("completion", "bash").stdout
     for verb in ENGINE_VERBS:
         assert f"{verb}) words=" in script
     assert "--max-tokens" in script and "--against" in script
+
+
+def test_weights_that_are_cut_off_meanwhile_give_no_result(smollm2, tmp_path):
+    folder, text = tmp_path / "model", tmp_path / "some.txt"
+    shutil.copytree(smollm2, folder)
+    text.write_text(tiny.TEXT.read_text() * 4)  # ten seconds of work
+    command = [conftest.PROGRAM, "eval", folder, "--data", text, "--context", "64"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(3)
+    os.truncate(folder / "model.safetensors", 1_000_000)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1 and out == ""
+    assert "model.safetensors" in err or "not a finite number" in err

@@ -6,11 +6,11 @@
 #include "upmoe/base/text.h"
 #include "upmoe/cli/calibrate_options.h"
 #include "upmoe/cli/interrupt.h"
-#include "upmoe/cli/progress_bar.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli/token_source.h"
 #include "upmoe/cli_engine/commands.h"
 #include "upmoe/cli_engine/model_options.h"
+#include "upmoe/cli_engine/watched.h"
 #include "upmoe/eval/calibrate.h"
 
 namespace upmoe::cli {
@@ -149,11 +149,9 @@ int run(const Arguments& arguments) {
   SafetensorsWriter out(arguments.output, calibration_layout(calibrator.shape()), metadata, flags.force);
   {
     ProgressBar bar("calibrating", ProgressBar::Unit::tokens);
-    calibrator.run([&](std::int64_t done, std::int64_t total) {
-      if (interrupted) throw Interrupted();
-      bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total));
-    });
+    calibrator.run(watched(bar, Interrupted()));
   }
+  model::require_intact(model);
   calibrator.write(out);
   if (interrupted) throw Interrupted();
   out.commit();

@@ -5,13 +5,13 @@
 #include "upmoe/base/text.h"
 #include "upmoe/cli/eval_options.h"
 #include "upmoe/cli/interrupt.h"
-#include "upmoe/cli/progress_bar.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli/token_source.h"
 #include "upmoe/cli_engine/choice_source.h"
 #include "upmoe/cli_engine/commands.h"
 #include "upmoe/cli_engine/eval_report.h"
 #include "upmoe/cli_engine/model_options.h"
+#include "upmoe/cli_engine/watched.h"
 
 namespace upmoe::cli {
 namespace {
@@ -23,14 +23,6 @@ struct Arguments {
 };
 
 std::string stem(const std::string& file) { return std::filesystem::path(file).stem().string(); }
-
-// What both measurements call: shows how far they are, and stops them when the user asks.
-std::function<void(std::int64_t, std::int64_t)> watched(ProgressBar& bar) {
-  return [&bar, &interrupted = catch_interrupts()](std::int64_t done, std::int64_t total) {
-    if (interrupted) throw Interrupted("interrupted");
-    bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total));
-  };
-}
 
 TextResult measure_text(const model::Model& model, const std::string& data, const Arguments& arguments,
                         const eval::WindowOptions& windows) {
@@ -81,6 +73,7 @@ int run(const Arguments& arguments) {
   for (const std::string& file : arguments.choices)
     report.choices.push_back(
         measure_file(model, file, arguments, options.context == 0 ? longest : options.context));
+  model::require_intact(model);
   options.json ? print_json(report) : print(report);
   return kOk;
 }

@@ -151,6 +151,7 @@ int run(const Arguments& arguments) {
     require(std::fflush(stdout) == 0, "cannot write to standard output");
   });
   if (decoder) decoder->finish();
+  model::require_intact(model);
   if (options.json)
     print_json(arguments.folder, prompt, found, as_text);
   else

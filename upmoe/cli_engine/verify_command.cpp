@@ -4,14 +4,13 @@
 #include <thread>
 
 #include "upmoe/base/error.h"
-#include "upmoe/cli/interrupt.h"
-#include "upmoe/cli/progress_bar.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli/token_source.h"
 #include "upmoe/cli/verify_options.h"
 #include "upmoe/cli_engine/commands.h"
 #include "upmoe/cli_engine/model_options.h"
 #include "upmoe/cli_engine/verify_report.h"
+#include "upmoe/cli_engine/watched.h"
 
 namespace upmoe::cli {
 namespace {
@@ -23,7 +22,6 @@ struct Arguments {
 
 // Runs both models on the text.
 void run_both(Verified& found, const VerifyOptions& options) {
-  const std::atomic<bool>& interrupted = catch_interrupts();
   const model::Model dense = load_model(found.against, options.model),
                      moe = load_model(found.moe, options.model);
   found.compute = dtype_text(moe.compute);
@@ -34,11 +32,8 @@ void run_both(Verified& found, const VerifyOptions& options) {
   const TokenFile file(source.path());
   file.require_ids_below(dense.config.llama.vocab_size);
   ProgressBar bar("comparing", ProgressBar::Unit::tokens);
-  found.comparison =
-      eval::compare(dense, moe, file, found.windows, [&](std::int64_t done, std::int64_t total) {
-        if (interrupted) throw Interrupted("interrupted");
-        bar.update(static_cast<std::uint64_t>(done), static_cast<std::uint64_t>(total));
-      });
+  found.comparison = eval::compare(dense, moe, file, found.windows, watched(bar));
+  for (const model::Model* model : {&dense, &moe}) model::require_intact(*model);
   require(std::isfinite(found.comparison->moe.nll()) && std::isfinite(found.comparison->dense.nll()),
           "the loss on {} is not a finite number; are the weights whole?", printable(found.data));
 }

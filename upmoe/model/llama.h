@@ -39,6 +39,7 @@ struct Layer {
 // they keep open. Running it changes nothing in it.
 struct Model {
   ModelConfig config;
+  std::shared_ptr<const Weights> files;  // that weights may lie in; null for a model that was not loaded
   at::Tensor embedding_VH;
   std::vector<Layer> layers;
   at::Tensor norm_H;

@@ -60,7 +60,8 @@ void add_experts(std::vector<Slot>& out, const Model& model, Moe& moe, std::int6
   }
 }
 
-std::vector<Slot> slots(Model& model) {
+// experts: with the routers and one slot for each matrix of an expert.
+std::vector<Slot> slots(Model& model, bool experts = true) {
   std::vector<Slot> out;
   for (const DenseWeight& weight : dense_weights(model.config.llama)) {
     if (weight.layer < 0) {
@@ -76,7 +77,8 @@ std::vector<Slot> slots(Model& model) {
       const std::string inside = weight.name.substr(fmt::format("model.layers.{}.", weight.layer).size());
       out.push_back({weight.name, weight.shape, place_in_layer(layer, inside)});
     }
-    if (moe != nullptr && weight.role == Role::ffn_norm) add_experts(out, model, *moe, weight.layer);
+    if (experts && moe != nullptr && weight.role == Role::ffn_norm)
+      add_experts(out, model, *moe, weight.layer);
   }
   return out;
 }
@@ -93,12 +95,12 @@ class Loader {
         files_(std::make_shared<Weights>(folder)) {}
 
   void fill(Model& model) {
-    std::vector<Slot> wanted = slots(model);
+    model.files = files_;
     const Target* target = model.config.moe ? model.config.moe->target : nullptr;
     if (target != nullptr && files_->entries().contains(weight_name(target->stacked.gate_up, 0)))
-      take_stacked(model, wanted);
+      take_stacked(model);
     else
-      take(wanted, model);
+      take(slots(model), model);
   }
 
  private:
@@ -130,12 +132,12 @@ class Loader {
 
   // The experts of a layer are views into one tensor: gate_up [E, 2F, H], gate rows first, and down [E, H,
   // F].
-  void take_stacked(Model& model, const std::vector<Slot>& wanted) const {
+  void take_stacked(Model& model) const {
     const Target& target = *model.config.moe->target;
     const auto [E, K, F] = model.config.moe->shape;
     const std::int64_t H = model.config.llama.hidden_size;
     std::vector<at::Tensor> stacked(2 * model.layers.size());
-    std::vector<Slot> stored;
+    std::vector<Slot> stored = slots(model, /*experts=*/false);
     for (std::size_t l = 0; l < model.layers.size(); ++l) {
       const auto layer = static_cast<std::int64_t>(l);
       stored.push_back({weight_name(target.stacked.gate_up, layer), {E, 2 * F, H}, &stacked[2 * l]});
@@ -143,17 +145,6 @@ class Loader {
       stored.push_back(
           {weight_name(target.stacked.router, layer), {E, H}, &std::get<Moe>(model.layers[l].ffn).router_EH});
     }
-    const auto is_moe = [&](const Slot& slot) {
-      for (std::size_t l = 0; l < model.layers.size(); ++l) {
-        auto& moe = std::get<Moe>(model.layers[l].ffn);
-        if (slot.value == &moe.router_EH) return true;
-        for (auto* experts : {&moe.experts.gate_FH, &moe.experts.up_FH, &moe.experts.down_HF})
-          if (slot.value >= experts->data() && slot.value < experts->data() + experts->size()) return true;
-      }
-      return false;
-    };
-    for (const Slot& slot : wanted)
-      if (!is_moe(slot)) stored.push_back(slot);
     take(stored, model);
     for (std::size_t l = 0; l < model.layers.size(); ++l) {
       auto& experts = std::get<Moe>(model.layers[l].ffn).experts;
@@ -198,6 +189,10 @@ Model load(const std::filesystem::path& path, const LoadOptions& options) {
   if (model.config.llama.tie_word_embeddings) model.head_VH = model.embedding_VH;
   model.compute = options.compute.value_or(model.embedding_VH.scalar_type());
   return model;
+}
+
+void require_intact(const Model& model) {
+  if (model.files) model.files->require_intact();
 }
 
 std::vector<NamedWeight> named_weights(Model& model) {

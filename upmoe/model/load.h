@@ -19,6 +19,10 @@ struct LoadOptions {
 // left over.
 Model load(const std::filesystem::path& folder, const LoadOptions& options = {});
 
+// After running a model and before its results are relied on: throws if a file of it became shorter
+// meanwhile.
+void require_intact(const Model& model);
+
 // Every weight under its Hugging Face name (with one name an expert, however it is stored), in the model's
 // order.
 struct NamedWeight {
