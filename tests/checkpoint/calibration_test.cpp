@@ -170,6 +170,18 @@ TEST(Calibration, RefusesMetadataThatDoNotSayWhatItIs) {
   EXPECT_TRUE(refused(newer, {"version 2 of the format, this upmoe reads 1"}));
 }
 
+TEST(Calibration, RefusesNumbersOfItsRecordThatAreNotWhole) {
+  for (const char* key : {"version", "experts"})
+    for (const nlohmann::json& value :
+         std::vector<nlohmann::json>{1.5, 0.5, 1e300, -1, 1ull << 63, true, "1"}) {
+      Parts parts;
+      nlohmann::json record = nlohmann::json::parse(parts.metadata[0].second);
+      record[key] = value;
+      parts.metadata = {{kCalibrationKey, record.dump()}};
+      EXPECT_TRUE(refused(parts, {key, "is " + value.dump(), "expected a whole number"}));
+    }
+}
+
 TEST(Calibration, RefusesATensorThatIsMissingOrStrange) {
   Parts renamed, control;
   renamed.rename("layer.1.co_active", "layer.1.co");

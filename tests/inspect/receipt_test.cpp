@@ -209,24 +209,29 @@ TEST_F(ReceiptTest, RefusesARecordThatIsNone) {
   using Pointer = nlohmann::json::json_pointer;
   const std::filesystem::path moe = converted("split");
   const std::string whole = test::read_file(moe / "upmoe.json");
-  const std::vector<std::pair<std::string, nlohmann::json>> changes = {{"/options/method", "dorp"},
-                                                                       {"/options/order", "sorted"},
-                                                                       {"/options/experts", 0},
-                                                                       {"/options/experts", 5},
-                                                                       {"/options/top-k", 9},
-                                                                       {"/options/seed", "zero"},
-                                                                       {"/output/tensors", 7},
-                                                                       {"/source", nlohmann::json{}},
-                                                                       {"/function_preserving", "yes"},
-                                                                       {"/options/rescale", nullptr},
-                                                                       {"/options/rescale", "\x1b[31m"},
-                                                                       {"/options", nlohmann::json{}}};
+  const std::vector<std::pair<std::string, nlohmann::json>> changes = {
+      {"/options/method", "dorp"},   {"/options/order", "sorted"},
+      {"/options/experts", 0},       {"/options/experts", 5},
+      {"/options/top-k", 9},         {"/options/seed", "zero"},
+      {"/options/seed", -1},         {"/options/seed", 0.5},
+      {"/options/seed", 1e300},      {"/options/experts", 4.5},
+      {"/options/top-k", true},      {"/output/tensors", 7},
+      {"/source", nlohmann::json{}}, {"/function_preserving", "yes"},
+      {"/options/rescale", nullptr}, {"/options/rescale", "\x1b[31m"},
+      {"/options", nlohmann::json{}}};
   for (const auto& [where, value] : changes) {
     test::write_file(moe / "upmoe.json", whole);
     change_record(moe, Pointer(where), value);
     EXPECT_TRUE(test::fails_with([&] { receipt(moe); }, {"upmoe.json"})) << where << " " << value;
     EXPECT_FALSE(test::fails_with<UsageError>([&] { receipt(moe); }, {})) << "blames the command line";
   }
+}
+
+TEST_F(ReceiptTest, KnowsTheLargestSeed) {
+  const std::filesystem::path moe = converted("copy");
+  change_record(moe, nlohmann::json::json_pointer("/options/seed"),
+                std::numeric_limits<std::uint64_t>::max());
+  EXPECT_TRUE(receipt(moe).holds());
 }
 
 TEST_F(ReceiptTest, PromisesNothingWithoutARecord) {

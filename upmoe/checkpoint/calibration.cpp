@@ -88,11 +88,11 @@ CalibrationRecord parse_calibration_record(std::string_view text, std::string_vi
   const nlohmann::json json = parse_json_object(text, where);
   CalibrationRecord out;
   try {
-    const auto version = json.at("version").get<std::int64_t>();
+    const std::uint64_t version = whole_number(json, "version", where);
     require(version == kVersionOfFormat, "{}: version {} of the format, this upmoe reads {}",
             printable(where), version, kVersionOfFormat);
     json.at("options").get_to(out.options);
-    json.at("experts").get_to(out.experts);
+    out.experts = static_cast<std::int64_t>(whole_number(json, "experts", where));
     for (const nlohmann::json& one : json.at("texts"))
       out.texts.push_back({one.at("name").get<std::string>(), one.at("xxh3").get<std::string>()});
     const nlohmann::json& source = json.at("source");

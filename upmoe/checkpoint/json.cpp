@@ -80,4 +80,12 @@ Json parse_json_object(std::string_view text, std::string_view where) {
   return json;
 }
 
+std::uint64_t whole_number(const Json& object, const char* key, std::string_view where, std::uint64_t most) {
+  const Json& value = object.at(key);
+  require(value.is_number_unsigned() && value.get<std::uint64_t>() <= most,
+          "{}: {} is {}, expected a whole number from 0 to {}", printable(where), key,
+          printable(value.dump()), most);
+  return value.get<std::uint64_t>();
+}
+
 }  // namespace upmoe

@@ -1,4 +1,6 @@
 #pragma once
+#include <cstdint>
+#include <limits>
 #include <nlohmann/json_fwd.hpp>
 #include <string_view>
 
@@ -7,5 +9,10 @@ namespace upmoe {
 // Parses a stranger's JSON, which must be an object. Duplicate keys, nesting deeper than 64, more than two
 // million values and zero bytes are errors; `where` is the file's name, for messages. Takes time n log n.
 nlohmann::json parse_json_object(std::string_view text, std::string_view where);
+
+// The number under `key` of what was parsed so, whole and from 0 to `most`: get() would make one of 2.5,
+// 1e300 and -1 too. A key that is missing is the parser's own exception.
+std::uint64_t whole_number(const nlohmann::json& object, const char* key, std::string_view where,
+                           std::uint64_t most = std::numeric_limits<std::int64_t>::max());
 
 }  // namespace upmoe

@@ -27,9 +27,9 @@ Record parse_record(std::string_view text, std::string_view where) {
   try {
     const nlohmann::json& options = json.at("options");
     options.at("method").get_to(out.method_name);
-    options.at("seed").get_to(out.seed);
-    options.at("experts").get_to(out.asked.experts);
-    options.at("top-k").get_to(out.asked.per_token);
+    out.seed = whole_number(options, "seed", where, std::numeric_limits<std::uint64_t>::max());
+    out.asked.experts = static_cast<std::int64_t>(whole_number(options, "experts", where));
+    out.asked.per_token = static_cast<std::int64_t>(whole_number(options, "top-k", where));
     json.at("function_preserving").get_to(out.exact);
     json.at("not_exact_because").get_to(out.not_exact_because);
     json.at("source").at("config_xxh3").get_to(out.source_config);
