@@ -17,7 +17,7 @@ if not PROGRAM.exists():
 
 # Run both interpreters themselves or ask nothing of transformers, so once is enough.
 ONCE = [
-    *("test_both_transformers.py", "test_faults.py", "test_hostile.py", "test_resume.py"),
+    *("test_both_transformers.py", "test_documents.py", "test_faults.py", "test_hostile.py", "test_resume.py"),
     *("test_calibrate.py", "test_choices.py", "test_eval.py", "test_generate.py", "test_ops.py", "test_tokenize.py"),
     *("test_engine.py", "test_verify.py"),
 ]
