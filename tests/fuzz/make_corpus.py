@@ -133,3 +133,92 @@ write("token_layout_fuzz", {
     "nanogpt": struct.pack("<3H", 1, 65535, 0),
     "odd": b"abc",
 })
+
+
+def calibration_record(D: int = 1, **more: object) -> str:
+    """As short as can be: a long run reads no more than 1024 bytes of an input."""
+    return json.dumps({"version": 1, "options": {"active": "2"}, "experts": 0, "texts": D * [{"name": "p", "xxh3": "0"}], "source": {
+        "name": "", "model_type": "", "config_xxh3": "", "tensors": {"w": "0"}}, **more}, separators=(",", ":"))
+
+
+def calibration_tensors(D: int, M: int, measured: int, H: int = 2, F: int = 2) -> dict[str, tuple[str, list[int], list[float]]]:
+    """Of one layer and F neurons, of which the first is active for every token: type, shape and numbers of each tensor."""
+    tokens, text = 3, [m * D // M for m in range(M)]
+    covariance, co_activation, importance = (measured & bit for bit in (1, 2, 4))
+    layer = {"router_input": [M, H], "router_input_mean": [D, H], "router_input_std": [D, H]}
+    layer |= {"router_input_covariance": [H, H]} if covariance else {}
+    layer |= {"ffn_output_mean": [D, H], "ffn_output_std": [D, H], "neuron_mean_abs": [D, F], "neuron_mean_square": [D, F]}
+    layer |= {"importance": [D, F]} if importance else {}
+    out = {"tokens": ("I64", [D], [tokens] * D), "sample.token": ("I64", [M], [m - text.index(text[m]) for m in range(M)]),
+           "layer.0.active": ("I64", [D, F], [tokens, *[0] * (F - 1)] * D), "sample.text": ("I32", [M], text)}
+    out |= {f"layer.0.{name}": ("F32", shape, [0.5] * shape[0] * shape[1]) for name, shape in layer.items()}
+    if co_activation:
+        out["layer.0.co_active"] = ("I32", [F, F], [tokens * D, *[0] * (F * F - 1)])
+    return out
+
+
+def calibration_data(D: int, M: int, measured: int) -> bytes:
+    code = {"I64": "q", "I32": "i", "F32": "f"}
+    return b"".join(struct.pack(f"<{len(numbers)}{code[dtype]}", *numbers)
+                    for dtype, _, numbers in calibration_tensors(D, M, measured).values())
+
+
+def calibration_parts(D: int = 1, M: int = 1, measured: int = 0, shape: str = "122", **more: object) -> bytes:
+    return f"{shape}{D}{M}{measured}{calibration_record(D, **more)}\n".encode() + calibration_data(D, M, measured)
+
+
+def calibration_file(metadata: dict[str, str], names: int = 99) -> bytes:
+    """With the first so many of its tensors."""
+    header, data = {"__metadata__": metadata}, calibration_data(1, 1, 0)
+    end = 0
+    for name, (dtype, shape, numbers) in list(calibration_tensors(1, 1, 0).items())[:names]:
+        begin, end = end, end + len(numbers) * (8 if dtype == "I64" else 4)
+        header[name] = tensor(dtype, shape, begin, end)
+    text = json.dumps(header, separators=(",", ":"))
+    text += " " * (-len(text) % 8)  # numbers at multiples of their size
+    return len(text).to_bytes(8, "little") + text.encode() + data[:end]
+
+
+write("calibration_fuzz", {
+    "least": calibration_parts(),
+    "all": calibration_parts(2, 3, measured=7),
+    "pairs": calibration_parts(measured=2),
+    "no_text": calibration_parts(0, 0),
+    "wider": calibration_parts(shape="132"),
+    "deeper": calibration_parts(shape="222"),
+    "experts": calibration_parts(experts=8),
+    "fewer_texts": calibration_parts(2, 2, texts=[]),
+    "zeros": f"122110{calibration_record()}\n",
+    "record": calibration_record(2),
+    "odd_record": calibration_record(0, experts=0.5, texts={"a": {"name": "\x1b", "xxh3": "\u202e"}}),
+    "whole": calibration_file({"upmoe.calibration": calibration_record()}),
+    "cut": calibration_file({"upmoe.calibration": calibration_record()}, names=3),
+    "no_samples": calibration_file({"upmoe.calibration": calibration_record()}, names=1),
+    "no_record": calibration_file({"format": "pt"}, names=1),
+})
+
+
+def record(method: str = "copy", **options: object) -> str:
+    return json.dumps({"upmoe": "0.1.0", "options": {"method": method, "experts": 2, "top-k": 1, "seed": 0, **options},
+                       "function_preserving": False, "not_exact_because": "", "source": {"config_xxh3": "0", "tensors": {"w": "00ff"}},
+                       "output": {"tensors": {"w": "00ff", "v": "0"}}}, separators=(",", ":"))
+
+
+write("record_fuzz", {
+    "copy": record(),
+    "drop": record("drop", ratio=0.5, indices="shared"),
+    "drop_per_matrix": record("drop", ratio=1, indices="per-matrix", seed=2**64 - 1),
+    "noise": record("noise", **{"ratio": 0.5, "sigma": 0.01, "scale": "absolute"}),
+    "scratch": record("scratch"),
+    "split": record("split", order="random", rescale=0.0),
+    "split_uneven": record("split", order="sequential", rescale=2, experts=4),
+    "no_method": record("dorp"),
+    "no_option": record("drop", ratio=0.5),
+    "other_types": record("drop", ratio=[0.5], indices={"a": None}),
+    "huge": record(experts=2**63 - 1),
+    "huge_ratio": record("drop", ratio=1e308, indices="shared"),
+    "negative_seed": record(seed=-1),
+    "fraction": record(experts=2.5),
+    "no_integer": record(seed=1e300),
+    "no_options": '{"options":[]}',
+})
