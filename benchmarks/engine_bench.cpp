@@ -1,5 +1,6 @@
-// Times the engine's operations. Reads a job a line from stdin, writes the seconds of one run and a checksum
-// of the result; engine_bench.py asks this program and engine_peer.py in turn. Jobs:
+// Times the engine's operations. Reads a job a line from stdin, writes the seconds of a run and a checksum of
+// the result; engine_bench.py asks this program and engine_peer.py in turn. Short runs are repeated, and
+// their median is written. Jobs:
 //   layer T H F E K DTYPE EXPERTS forward|step     an MoE layer; EXPERTS: of every pair, with commas between
 //   them;
 //                                                  step: with the gradients of x and of all weights
@@ -12,6 +13,7 @@
 #include <fmt/format.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <iostream>
@@ -26,6 +28,22 @@ using at::Tensor;
 
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// As in engine_peer.py: of as many runs as fit into 0.2 s after the first, or of that one.
+template <class F>
+double median_seconds(F run) {
+  const auto timed = [&] {
+    const double start = now();
+    run();
+    return now() - start;
+  };
+  const double first = timed();
+  std::vector<double> all;
+  for (double left = 0.2; left >= first && all.size() < 21; left -= all.back()) all.push_back(timed());
+  if (all.empty()) return first;
+  std::ranges::nth_element(all, all.begin() + static_cast<std::ptrdiff_t>(all.size() / 2));
+  return all[all.size() / 2];
 }
 
 at::ScalarType dtype_of(const std::string& name) {
@@ -84,11 +102,12 @@ void time_layer(Layer& layer, std::istream& job) {
   for (Tensor& leaf : leaves) leaf.requires_grad_(step);
   const Tensor dy = numbers({T, H}, dtype, 1);
   const at::AutoGradMode recorded(step);
-  const double start = now();
-  const Tensor y = upmoe::ops::experts(x, token_P, expert_P, weight_P, layer.weights);
+  Tensor y;
   std::vector<Tensor> gradients;
-  if (step) gradients = torch::autograd::grad({y}, leaves, {dy});
-  const double seconds = now() - start;
+  const double seconds = median_seconds([&] {
+    y = upmoe::ops::experts(x, token_P, expert_P, weight_P, layer.weights);
+    if (step) gradients = torch::autograd::grad({y}, leaves, {dy});
+  });
   const Tensor& checked = step ? gradients[gradients.size() - 2] : y;
   fmt::print("{:.9f} {:.6g}\n", seconds, checked.abs().to(at::kDouble).mean().item<double>());
 }
@@ -100,10 +119,7 @@ void time_mm(std::istream& job) {
   upmoe::require(!job.fail(), "a product is given as: mm M K N DTYPE");
   const Tensor x = numbers({M, K}, dtype_of(dtype), 1), w = numbers({N, K}, dtype_of(dtype), 1);
   Tensor out = at::empty({M, N}, x.options());
-  at::mm_out(out, x, w.t());
-  const double start = now();
-  at::mm_out(out, x, w.t());
-  fmt::print("{:.9f} 0\n", now() - start);
+  fmt::print("{:.9f} 0\n", median_seconds([&] { at::mm_out(out, x, w.t()); }));
 }
 
 }  // namespace

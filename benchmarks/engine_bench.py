@@ -13,6 +13,7 @@ import random
 import statistics
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +26,7 @@ PEERS = ["eager", "grouped_mm"]
 ROUTINGS = ["uniform", "zipf", "one"]
 MANY = 128  # tokens per expert from which on the targets hold
 TIMES_PEER, SHARE_OF_MM = 1.5, 0.8
+PAUSE = 0.05  # seconds before each job: the threads of the program that had the one before wait actively for a while
 
 
 class Program:
@@ -34,6 +36,7 @@ class Program:
         self._process = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, *job) -> tuple[float, float]:
+        time.sleep(PAUSE)
         self._process.stdin.write(" ".join(map(str, job)) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline().split()
@@ -154,6 +157,7 @@ def main() -> None:
     machine = Machine()
     ours, peer = Program(arguments.program), Program(sys.executable, "-W", "ignore", HERE / "engine_peer.py")
     cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
+    peer.ask("layer", 1, 8, 8, 1, 1, "float32", 0, "forward", "eager")  # waits until transformers is there
     print(f"{cpu}, {arguments.threads} threads; torch {version('torch')}, transformers {version('transformers')}")
     for dtype in DTYPES:
         print(f"mm of 2048 x 2048 x 2048 in {dtype}: {mm_rate(ours, 2048, 2048, 2048, dtype, arguments.repeats):.0f} GFLOP/s")

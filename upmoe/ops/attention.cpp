@@ -1,11 +1,11 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/repeat_interleave.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 
 #include "upmoe/base/error.h"
 #include "upmoe/ops/ops.h"
+#include "upmoe/ops/product.h"
 #include "upmoe/ops/tiles.h"
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 namespace upmoe::ops {
 namespace {
 
-enum Slot { kQuery, kKey, kScore, kWeight, kOut };
+enum Slot { kQuery, kScore, kWeight, kOut };
 // Below, torch's own kernel is as fast; above, a thread would keep more than 8 MB of scores.
 constexpr std::int64_t kLeast = 128, kMost = 8192;
 constexpr std::int64_t kQueries = 256;  // rows of a tile: heads that share k and v, at some positions
@@ -27,21 +27,17 @@ void causal_tile(const KernelsOf<T>& kernel, const at::Tensor& q_TQD, const at::
                  const at::Tensor& v_SD, std::int64_t first_head, std::int64_t group, Range positions,
                  const at::Tensor& out_TQD) {
   const std::int64_t D = q_TQD.size(2), rows = positions.size * group, S = positions.begin + positions.size;
-  const at::Tensor query = scratch(kQuery, rows, D, at::kFloat), score = scratch(kScore, rows, S, at::kFloat);
+  const at::Tensor query = scratch(kQuery, rows, D, q_TQD.scalar_type()),
+                   score = scratch(kScore, rows, S, at::kFloat);
   const auto heads = [&](const at::Tensor& x, std::int64_t i) {
     return data<T>(x) + (positions.begin + i) * x.stride(0) + first_head * D;
   };
+  const std::size_t heads_bytes = static_cast<std::size_t>(group * D) * sizeof(T);
   for (std::int64_t i = 0; i < positions.size; ++i)
-    kernel.widen(heads(q_TQD, i), group * D, data<float>(query) + i * group * D);
-  at::Tensor key = k_SD.narrow(0, 0, S), weight = score, out = scratch(kOut, rows, D, q_TQD.scalar_type());
-  if (!std::is_same_v<T, float>) {  // scores are float32; only the weights are rounded
-    key = scratch(kKey, S, D, at::kFloat);
-    for (std::int64_t s = 0; s < S; ++s)
-      kernel.widen(data<T>(k_SD) + s * k_SD.stride(0), D, data<float>(key) + s * D);
-    weight = scratch(kWeight, rows, S, q_TQD.scalar_type());
-  }
-  at::Tensor score_out = score;
-  at::mm_out(score_out, query, key.t());
+    std::memcpy(data<T>(query) + i * group * D, heads(q_TQD, i), heads_bytes);
+  product(query, k_SD.narrow(0, 0, S).t(), score);  // scores are float32; only the weights are rounded
+  const at::Tensor weight = std::is_same_v<T, float> ? score : scratch(kWeight, rows, S, q_TQD.scalar_type()),
+                   out = scratch(kOut, rows, D, q_TQD.scalar_type());
   const float scale = 1 / std::sqrt(static_cast<float>(D));
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t seen = positions.begin + r / group + 1;
@@ -49,10 +45,9 @@ void causal_tile(const KernelsOf<T>& kernel, const at::Tensor& q_TQD, const at::
     kernel.softmax(data<float>(score) + r * S, seen, scale, row);
     std::memset(row + seen, 0, static_cast<std::size_t>(S - seen) * sizeof(T));
   }
-  at::mm_out(out, weight, v_SD.narrow(0, 0, S));
+  product(weight, v_SD.narrow(0, 0, S), out);
   for (std::int64_t i = 0; i < positions.size; ++i)
-    std::memcpy(heads(out_TQD, i), data<T>(out) + i * group * D,
-                static_cast<std::size_t>(group * D) * sizeof(T));
+    std::memcpy(heads(out_TQD, i), data<T>(out) + i * group * D, heads_bytes);
 }
 
 // Everything of a tile's positions at once: no running maximum, and products large enough to be fast.

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #include "upmoe/ops/kernels.h"
@@ -43,17 +44,17 @@ UPMOE_INLINE Floats load(const Bf16* x, std::size_t n) {
   __builtin_memcpy(&v, x, 2 * n);
   return bits_of<Floats>(__builtin_convertvector(v, Words) << 16);
 }
+UPMOE_INLINE float one(const float* x) { return *x; }
+UPMOE_INLINE float one(const Bf16* x) { return bits_of<float>(std::uint32_t{x->bits} << 16); }
 UPMOE_INLINE void store(Floats v, float* x, std::size_t n) { __builtin_memcpy(x, &v, 4 * n); }
 
-UPMOE_INLINE Shorts to_bf16(Floats v) {
+// The numbers in bf16, in the upper halves.
+UPMOE_INLINE Words to_bf16(Floats v) {
   const Words u = bits_of<Words>(v);
-  const Words rounded = (u + 0x7FFF + (u >> 16 & 1)) >> 16;
-  const Words quiet = u >> 16 | 0x40;
-  const Words nan = bits_of<Words>(v != v);
-  return __builtin_convertvector((quiet & nan) | (rounded & ~nan), Shorts);
+  return v != v ? u | 0x400000 : u + 0x7FFF + (u >> 16 & 1);
 }
 UPMOE_INLINE void store(Floats v, Bf16* x, std::size_t n) {
-  const Shorts s = to_bf16(v);
+  const Shorts s = __builtin_convertvector(to_bf16(v) >> 16, Shorts);
   __builtin_memcpy(x, &s, 2 * n);
 }
 
@@ -61,7 +62,7 @@ UPMOE_INLINE void store(Floats v, Bf16* x, std::size_t n) {
 template <class T>
 UPMOE_INLINE Floats rounded(Floats v) {
   if constexpr (sizeof(T) == 4) return v;
-  return bits_of<Floats>(__builtin_convertvector(to_bf16(v), Words) << 16);
+  return bits_of<Floats>(to_bf16(v) & 0xFFFF0000);
 }
 
 // f(i, n) for every n numbers from i on; all but the last n are kLanes.
@@ -135,6 +136,49 @@ void dots(const float* x, std::size_t rows, const T* w, std::size_t stride_w, st
   std::size_t c = 0;
   for (; c + 4 <= n; c += 4) dots_rows<T, 4>(x, rows, w + c * stride_w, stride_w, k, out + c, stride_out);
   for (; c < n; ++c) dots_rows<T, 1>(x, rows, w + c * stride_w, stride_w, k, out + c, stride_out);
+}
+
+// kR rows from r on, kC registers from column c on, of which the last holds `last` numbers.
+template <class T, std::size_t kR, std::size_t kC>
+UPMOE_INLINE void combine_block(const PairOf<T>* pairs, std::size_t count, std::size_t r, std::size_t c,
+                                std::size_t last, T* out, std::size_t row_out) {
+  Floats sum[kR][kC] = {};
+  for (const PairOf<T>* p = pairs; p != pairs + count; ++p)
+    for (std::size_t i = 0; i < p->k; ++i) {
+      Floats b[kC];
+#pragma GCC unroll 4
+      for (std::size_t j = 0; j < kC; ++j)
+        b[j] = load(p->b + i * p->row_b + c + j * kLanes, j + 1 == kC ? last : kLanes);
+#pragma GCC unroll 4
+      for (std::size_t y = 0; y < kR; ++y) {
+        const Floats a = all(one(p->a + (r + y) * p->row_a + i * p->column_a));
+#pragma GCC unroll 4
+        for (std::size_t j = 0; j < kC; ++j) sum[y][j] += a * b[j];
+      }
+    }
+#pragma GCC unroll 4
+  for (std::size_t y = 0; y < kR; ++y)
+#pragma GCC unroll 4
+    for (std::size_t j = 0; j < kC; ++j)
+      store(sum[y][j], out + (r + y) * row_out + c + j * kLanes, j + 1 == kC ? last : kLanes);
+}
+
+template <class T>
+void combine(const PairOf<T>* pairs, std::size_t count, std::size_t m, std::size_t n, T* out,
+             std::size_t row_out) {
+  const auto rows = [&]<std::size_t kC>(std::size_t c, std::size_t last,
+                                        std::integral_constant<std::size_t, kC>)
+      __attribute__((always_inline)) {
+    std::size_t r = 0;
+    for (; r + kRows <= m; r += kRows) combine_block<T, kRows, kC>(pairs, count, r, c, last, out, row_out);
+    for (; r < m; ++r) combine_block<T, 1, kC>(pairs, count, r, c, last, out, row_out);
+  };
+  std::size_t c = 0;
+  for (; c + 4 * kLanes <= n; c += 4 * kLanes) rows(c, kLanes, std::integral_constant<std::size_t, 4>{});
+  in_registers(
+      n - c, [&](std::size_t i, std::size_t some) __attribute__((always_inline)) {
+        rows(c + i, some, std::integral_constant<std::size_t, 1>{});
+      });
 }
 
 template <class T>
@@ -250,13 +294,15 @@ void softmax(float* x, std::size_t count, float scale, T* out) {
   in_registers(count, [&](std::size_t i, std::size_t n) { store(load(x + i, n) * share, out + i, n); });
 }
 
+#include "upmoe/ops/pack_body.h"
+
 template <class T>
-constexpr KernelsOf<T> kOf = {dots<T>,   rms_norm<T>, swiglu<T>,     swiglu_backward<T>,
-                              rotate<T>, add<T>,      round<T>,      widen<T>,
-                              max<T>,    sum_exp<T>,  scaled_exp<T>, softmax<T>};
+constexpr KernelsOf<T> kOf = {dots<T>,    combine<T>,    rms_norm<T>, swiglu<T>, swiglu_backward<T>,
+                              rotate<T>,  add<T>,        round<T>,    widen<T>,  max<T>,
+                              sum_exp<T>, scaled_exp<T>, softmax<T>};
 
 }  // namespace
 
-const Kernels UPMOE_KERNELS = {kOf<float>, kOf<Bf16>};
+const Kernels UPMOE_KERNELS = {kOf<float>, kOf<Bf16>, transpose, interleave};
 
 }  // namespace upmoe::ops

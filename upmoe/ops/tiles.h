@@ -11,7 +11,7 @@
 // of threads, and a tile is computed by one thread. So neither do the bits of the results.
 namespace upmoe::ops {
 
-constexpr std::int64_t kTileRows = 512, kTileColumns = 256;
+constexpr std::int64_t kTileRows = 1024, kTileColumns = 128;
 
 // Where the kernels work: float32 or bfloat16 on a CPU. Everything else is composed of ATen's operations.
 bool has_kernels(const at::Tensor& x);
@@ -33,19 +33,15 @@ T* data(const at::Tensor& x) {
 struct Range {
   std::int64_t begin, size;
 };
-// [0, size) in pieces of about equal size, of which none is larger than `most`.
+// [0, size) in pieces of about equal size, all but the last multiples of 16, and none larger than `most`.
 std::vector<Range> cut(std::int64_t size, std::int64_t most);
 
-// f(0) to f(count - 1), thread t of n takes t, t + n, t + 2n ... ATen's operations may be called from f, and
-// run on one thread there; nothing is recorded for autograd.
+// f(0) to f(count - 1); a thread that is done takes the next. ATen's operations may be called from f, and run
+// on one thread there; nothing is recorded for autograd.
 void for_each_tile(std::int64_t count, const std::function<void(std::int64_t)>& f);
 
 // f(row) for every row of a table, in ranges of at least `numbers` / 16384 rows.
 void for_each_row(std::int64_t rows, std::int64_t numbers_a_row, const std::function<void(std::int64_t)>& f);
-
-// out[M,N] = x[M,K] w[N,K]^T within a tile, in x's dtype, and w is converted in passing where it has another.
-// out: rows may lie apart.
-void multiply(const at::Tensor& x_MK, const at::Tensor& w_NK, const at::Tensor& out_MN);
 
 // Memory of this thread, kept for the next time; valid until the thread asks for the same slot again.
 at::Tensor scratch(int slot, std::int64_t rows, std::int64_t columns, at::ScalarType dtype);

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "upmoe/base/error.h"
+#include "upmoe/ops/product.h"
 #include "upmoe/ops/raw.h"
 #include "upmoe/ops/reference.h"
 #include "upmoe/ops/tiles.h"
@@ -58,7 +59,7 @@ Denominator denominator(const Tensor& hidden, const Tensor& head, const std::int
     const std::size_t c = static_cast<std::size_t>(i) % columns.size();
     const Range row = rows[static_cast<std::size_t>(i) / columns.size()], column = columns[c];
     const Tensor logits = scratch(/*slot=*/0, row.size, column.size, hidden.scalar_type());
-    multiply(hidden.narrow(0, row.begin, row.size), head.narrow(0, column.begin, column.size), logits);
+    product(hidden.narrow(0, row.begin, row.size), head.narrow(0, column.begin, column.size).t(), logits);
     with_kernels(hidden.scalar_type(), [&]<class T>(const KernelsOf<T>& k, T) {
       for (std::int64_t r = 0; r < row.size; ++r) {
         const auto n = static_cast<std::size_t>(row.begin + r);
@@ -70,7 +71,10 @@ Denominator denominator(const Tensor& hidden, const Tensor& head, const std::int
       }
     });
   });
-  for (std::size_t n = 0; n < N; ++n) out.log_sum[n] = log_sum_exp(&part[n * columns.size()], columns.size());
+  for_each_row(hidden.size(0), static_cast<std::int64_t>(64 * columns.size()), [&](std::int64_t row) {
+    const auto n = static_cast<std::size_t>(row);
+    out.log_sum[n] = log_sum_exp(&part[n * columns.size()], columns.size());
+  });
   return out;
 }
 

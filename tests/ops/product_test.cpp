@@ -1,0 +1,170 @@
+#include "upmoe/ops/product.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "tests/ops/tensors.h"
+#include "upmoe/base/isa.h"
+#include "upmoe/ops/tiles.h"
+
+namespace upmoe::ops {
+namespace {
+
+// The same numbers with the other dimension side by side.
+at::Tensor turned(const at::Tensor& x) { return x.t().contiguous().t(); }
+
+at::Tensor in_double(const std::vector<Factors>& factors) {
+  at::Tensor sum =
+      at::zeros({factors[0].a_MK.size(0), factors[0].b_KN.size(1)}, at::TensorOptions(at::kDouble));
+  for (const Factors& f : factors) sum += f.a_MK.to(at::kDouble).mm(f.b_KN.to(at::kDouble));
+  return sum;
+}
+
+// In a larger matrix, so that rows lie apart.
+at::Tensor place(std::int64_t M, std::int64_t N, at::ScalarType dtype) {
+  return at::empty({M, N + 5}, at::TensorOptions(dtype)).narrow(1, 2, N);
+}
+
+void expect_product(const std::vector<Factors>& factors, at::ScalarType out_dtype) {
+  const at::Tensor exact = in_double(factors), out = place(exact.size(0), exact.size(1), out_dtype);
+  sum_of_products(factors, out);
+  expect_near(out.to(at::kDouble), exact, out_dtype == at::kFloat ? 1e-5 : 4e-3);
+}
+
+struct Shape {
+  std::int64_t M, K, N;
+};
+
+TEST(Product, IsThatOfDoublesForEveryLayoutAndDtype) {
+  for (const Shape& s : std::vector<Shape>{{8, 300, 150},
+                                           {300, 8, 150},
+                                           {5, 6, 300},
+                                           {1, 1, 1},
+                                           {3, 7, 5},
+                                           {64, 64, 64},
+                                           {65, 127, 79},
+                                           {130, 2051, 200},
+                                           {17, 1, 129},
+                                           {200, 2, 16}})
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+      for (const at::ScalarType b_dtype : {at::kFloat, at::kBFloat16})
+        for (const int layout : {0, 1, 2, 3}) {
+          SCOPED_TRACE(fmt::format("{} x {} x {}, {} times {}, layout {}", s.M, s.K, s.N,
+                                   c10::toString(dtype), c10::toString(b_dtype), layout));
+          at::Tensor a = draw({s.M, s.K}, dtype), b = draw({s.K, s.N}, at::kBFloat16).to(b_dtype);
+          if (layout & 1) a = turned(a);
+          if (layout & 2) b = turned(b);
+          expect_product({{a, b}}, dtype);
+          expect_product({{a, b}}, at::kFloat);
+        }
+}
+
+TEST(Product, OfViewsTouchesOnlyThem) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor a = draw({40, 90}, dtype).narrow(1, 3, 77),
+                     b = draw({100, 90}, dtype).narrow(1, 5, 77).t();
+    at::Tensor around = at::full({42, 104}, 7, at::TensorOptions(dtype));
+    product(a, b, around.narrow(0, 1, 40).narrow(1, 2, 100));
+    expect_near(around.narrow(0, 1, 40).narrow(1, 2, 100).to(at::kDouble), in_double({{a, b}}), 4e-3);
+    around.narrow(0, 1, 40).narrow(1, 2, 100).fill_(7);
+    EXPECT_TRUE(at::equal(around, at::full({42, 104}, 7, at::TensorOptions(dtype))));
+  }
+}
+
+TEST(Product, SumsSeveralBeforeItRounds) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    std::vector<Factors> factors;
+    for (const std::int64_t K : {33, 1100, 8})
+      factors.push_back({turned(draw({70, K}, dtype)), draw({K, 90}, dtype)});
+    expect_product(factors, dtype);
+    factors.push_back({-factors[1].a_MK, factors[1].b_KN});
+    factors.push_back({-factors[0].a_MK, factors[0].b_KN});
+    const at::Tensor out = place(70, 90, dtype), last = in_double({factors[2]});
+    sum_of_products(factors, out);  // what is left of sums that were a hundred times as large
+    expect_near(out.to(at::kDouble), last, dtype == at::kFloat ? 1e-4 : 4e-3);
+  }
+}
+
+TEST(Product, OfFewRowsIsTheSumTooOnEveryInstructionSet) {
+  const Isa before = active_isa();
+  for (const Isa isa : available_isas()) {
+    set_active_isa(isa);
+    for (const std::int64_t rows : {1, 3, 8})
+      for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+        expect_product({{draw({rows, 77}, dtype), draw({77, 150}, dtype)},
+                        {turned(draw({rows, 40}, dtype)), draw({40, 150}, dtype)}},
+                       dtype);
+  }
+  set_active_isa(before);
+}
+
+TEST(Product, OfNoTermsIsZero) {
+  const at::Tensor out = place(3, 4, at::kFloat);
+  product(draw({3, 0}), draw({0, 4}), out);
+  EXPECT_TRUE(at::equal(out, at::zeros({3, 4})));
+}
+
+TEST(Product, LetsWhatIsNotFiniteThrough) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    at::Tensor a = draw({20, 30}, dtype), out = place(20, 40, dtype);
+    a[3][29] = std::numeric_limits<double>::quiet_NaN();
+    a[4][0] = std::numeric_limits<double>::infinity();
+    product(a, draw({30, 40}, dtype).abs(), out);
+    EXPECT_TRUE(out[3].isnan().all().item<bool>());
+    EXPECT_TRUE(out[4].isinf().all().item<bool>());
+    EXPECT_TRUE(out.narrow(0, 5, 15).isfinite().all().item<bool>());
+  }
+}
+
+TEST(Product, OfARowDoesNotDependOnTheOtherRowsUnlessTheyAreFew) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor a = draw({150, 1500}, dtype), b = turned(draw({1500, 170}, dtype)),
+                     all = place(150, 170, dtype);
+    product(a, b, all);
+    for (const Range m : {Range{0, 25}, Range{5, 100}, Range{120, 30}})
+      for (const Range n : {Range{0, 1}, Range{100, 70}}) {
+        const at::Tensor some = place(m.size, n.size, dtype);
+        product(a.narrow(0, m.begin, m.size), b.narrow(1, n.begin, n.size), some);
+        EXPECT_TRUE(at::equal(some, all.narrow(0, m.begin, m.size).narrow(1, n.begin, n.size)));
+      }
+  }
+}
+
+// The layouts, not the sums, are what the levels make.
+TEST(Product, HasTheSameBitsOnEveryInstructionSet) {
+  const Isa before = active_isa();
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (const bool turn : {false, true}) {
+      const at::Tensor a = turn ? turned(draw({67, 131}, dtype)) : draw({67, 131}, dtype);
+      const at::Tensor b = turn ? turned(draw({131, 83}, dtype)) : draw({131, 83}, dtype);
+      at::Tensor first;
+      for (const Isa isa : available_isas()) {
+        set_active_isa(isa);
+        const at::Tensor out = at::empty({67, 83}, a.options());
+        product(a, b, out);
+        if (!first.defined()) first = out;
+        EXPECT_TRUE(at::equal(out, first)) << isa_name(isa);
+      }
+    }
+  set_active_isa(before);
+}
+
+TEST(Cut, GivesPiecesThatFillTheSizeAndAreNoLargerThanAsked) {
+  for (std::int64_t size = 0; size < 700; ++size)
+    for (const std::int64_t most : {1, 16, 50, 64, 256}) {
+      std::int64_t end = 0;
+      for (const Range r : cut(size, most)) {
+        EXPECT_EQ(r.begin, end);
+        EXPECT_GT(r.size, 0);
+        EXPECT_LE(r.size, most);
+        end += r.size;
+      }
+      EXPECT_EQ(end, size);
+    }
+}
+
+}  // namespace
+}  // namespace upmoe::ops

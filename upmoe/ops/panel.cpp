@@ -1,0 +1,133 @@
+#include "upmoe/ops/panel.h"
+
+#include <cstring>
+#include <vector>
+
+namespace upmoe::ops {
+namespace {
+
+template <class T>
+const KernelsOf<T>& kernels_of() {
+  if constexpr (std::is_same_v<T, float>)
+    return kernels().of_float;
+  else
+    return kernels().of_bf16;
+}
+
+template <class T, class From>
+void convert(const From* from, std::int64_t count, T* to) {
+  if constexpr (std::is_same_v<T, From>)
+    std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(T));
+  else if constexpr (std::is_same_v<T, float>)
+    kernels_of<From>().widen(from, static_cast<std::size_t>(count), to);
+  else
+    kernels_of<T>().round(from, static_cast<std::size_t>(count), to);
+}
+
+// Rows of numbers of this thread, kept for the next time.
+template <class T>
+T* buffer(std::int64_t count) {
+  thread_local std::vector<T> kept;
+  if (kept.size() < static_cast<std::size_t>(count)) kept.resize(static_cast<std::size_t>(count));
+  return kept.data();
+}
+
+template <class T>
+void transpose(const T* from, std::int64_t stride, std::int64_t rows, std::int64_t columns, std::uint32_t* to,
+               std::int64_t stride_to) {
+  kernels().transpose(from, static_cast<std::size_t>(stride) * sizeof(T), static_cast<std::size_t>(rows),
+                      static_cast<std::size_t>(columns), to, static_cast<std::size_t>(stride_to));
+}
+
+// Columns of b lie as rows: they are transposed.
+template <class T, class From>
+void pack_columns(const From* b, std::int64_t stride, Range k, Range n, std::uint32_t* panel) {
+  const From* column = b + n.begin * stride + k.begin;
+  const std::int64_t count = words<T>(k.size), terms = count * 4 / static_cast<std::int64_t>(sizeof(T));
+  if constexpr (std::is_same_v<T, From>)
+    if (terms == k.size) return transpose(column, stride, n.size, count, panel, kPanelColumns);
+  T* const converted = buffer<T>(n.size * terms);
+  for (std::int64_t c = 0; c < n.size; ++c, column += stride) {
+    convert(column, k.size, converted + c * terms);
+    if (terms != k.size) converted[c * terms + k.size] = {};
+  }
+  transpose(converted, terms, n.size, count, panel, kPanelColumns);
+}
+
+// Rows of b lie as rows: they are copied, or of bf16 shuffled into each other.
+template <class T, class From>
+void pack_terms(const From* b, std::int64_t stride, Range k, Range n, std::uint32_t* panel) {
+  const auto row = [&](std::int64_t i) { return b + (k.begin + i) * stride + n.begin; };
+  if constexpr (std::is_same_v<T, float>) {
+    for (std::int64_t i = 0; i < k.size; ++i)
+      convert(row(i), n.size, reinterpret_cast<float*>(panel) + i * kPanelColumns);
+  } else {
+    Bf16 pair[2][kPanelColumns] = {};
+    for (std::int64_t i = 0; i < k.size; i += 2, panel += kPanelColumns) {
+      const bool alone = i + 1 == k.size;
+      const Bf16 *first = pair[0], *second = pair[1];
+      if constexpr (std::is_same_v<From, Bf16>) {
+        first = row(i);
+        if (!alone) second = row(i + 1);
+      } else {
+        convert(row(i), n.size, pair[0]);
+        if (!alone) convert(row(i + 1), n.size, pair[1]);
+      }
+      if (alone) std::memset(pair[1], 0, sizeof(pair[1]));
+      kernels().interleave(first, second, static_cast<std::size_t>(n.size), panel);
+    }
+  }
+}
+
+bool rows_side_by_side(const at::Tensor& x) { return x.stride(1) == 1 || x.size(1) == 1; }
+
+}  // namespace
+
+template <class T>
+void pack_panel(const at::Tensor& b_KN, Range k, Range n, std::uint32_t* panel) {
+  with_kernels(b_KN.scalar_type(), [&]<class From>(const KernelsOf<From>&, From) {
+    rows_side_by_side(b_KN) ? pack_terms<T>(data<From>(b_KN), b_KN.stride(0), k, n, panel)
+                            : pack_columns<T>(data<From>(b_KN), b_KN.stride(1), k, n, panel);
+  });
+}
+
+template <class T>
+bool rows_are_packed(const at::Tensor& a_MK) {
+  return rows_side_by_side(a_MK) && words<T>(a_MK.size(1)) * 4 == a_MK.size(1) * std::int64_t{sizeof(T)};
+}
+
+template <class T>
+void pack_rows(const at::Tensor& a_MK, Range m, std::uint32_t* rows) {
+  const std::int64_t K = a_MK.size(1), count = words<T>(K);
+  const T* first = data<T>(a_MK) + m.begin * a_MK.stride(0);
+  if (rows_side_by_side(a_MK)) {
+    for (std::int64_t r = 0; r < m.size; ++r, rows += count) {
+      rows[count - 1] = 0;
+      std::memcpy(rows, first + r * a_MK.stride(0), static_cast<std::size_t>(K) * sizeof(T));
+    }
+  } else if constexpr (std::is_same_v<T, float>) {
+    transpose(first, a_MK.stride(1), K, m.size, rows, count);
+  } else {  // two terms of all rows at a time, word by word; then those as the columns that they are
+    const std::vector<Bf16> zeros(static_cast<std::size_t>(m.size));
+    constexpr std::int64_t kWords = 16;  // few enough for the first cache
+    auto* const pairs = buffer<std::uint32_t>(kWords * m.size);
+    for (const Range some : cut(count, kWords)) {
+      for (std::int64_t i = 0; i < some.size; ++i) {
+        const std::int64_t k = 2 * (some.begin + i);
+        const T* const term = first + k * a_MK.stride(1);
+        kernels().interleave(term, k + 1 < K ? term + a_MK.stride(1) : zeros.data(),
+                             static_cast<std::size_t>(m.size), pairs + i * m.size);
+      }
+      transpose(pairs, m.size, some.size, m.size, rows + some.begin, count);
+    }
+  }
+}
+
+template void pack_panel<float>(const at::Tensor&, Range, Range, std::uint32_t*);
+template void pack_panel<Bf16>(const at::Tensor&, Range, Range, std::uint32_t*);
+template bool rows_are_packed<float>(const at::Tensor&);
+template bool rows_are_packed<Bf16>(const at::Tensor&);
+template void pack_rows<float>(const at::Tensor&, Range, std::uint32_t*);
+template void pack_rows<Bf16>(const at::Tensor&, Range, std::uint32_t*);
+
+}  // namespace upmoe::ops

@@ -1,0 +1,32 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "upmoe/ops/tiles.h"
+
+// How the two sides of a product lie for the kernels that multiply them, in words of 32 bits: a word is one
+// float32, or two consecutive terms in bf16. T is float or Bf16; K terms, M rows, N columns. Of both sides,
+// the numbers of a row or those of a column must lie side by side.
+namespace upmoe::ops {
+
+constexpr std::int64_t kPanelColumns = 64, kPanelTerms = 1024;  // at most: it stays in a core's second cache
+
+template <class T>
+std::int64_t words(std::int64_t terms) {
+  constexpr std::int64_t kTermsAWord = 4 / sizeof(T);
+  return (terms + kTermsAWord - 1) / kTermsAWord;
+}
+
+// panel[word][column], kPanelColumns apart; converts what has another dtype, and ends an odd number of terms
+// with a zero.
+template <class T>
+void pack_panel(const at::Tensor& b_KN, Range k, Range n, std::uint32_t* panel);
+
+// Rows of a in words side by side. True where they lie like that already.
+template <class T>
+bool rows_are_packed(const at::Tensor& a_MK);
+template <class T>
+void pack_rows(const at::Tensor& a_MK, Range m, std::uint32_t* rows);
+
+}  // namespace upmoe::ops

@@ -1,0 +1,213 @@
+// 64 columns of b are laid out as a panel, and multiplied with blocks of rows of a by a kernel of oneDNN,
+// which ATen makes on demand for the sizes asked for and the processor.
+#include "upmoe/ops/product.h"
+
+#include <ATen/Context.h>
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+#include "upmoe/ops/panel.h"
+#include "upmoe/ops/tiles.h"
+
+namespace upmoe::ops {
+namespace {
+
+namespace blas = at::native::cpublas;
+
+enum Slot { kPanel = 8, kSums, kPackedRows, kRows };
+
+constexpr std::int64_t kMostRows = 64;  // of a block; smaller ones are powers of two, so that few kernels do
+constexpr std::int64_t kPackedBytes = 2 << 20;  // of rows of a that are laid out anew at a time
+
+template <class T>
+using InOneDnn = std::conditional_t<std::is_same_v<T, float>, float, c10::BFloat16>;
+
+// Columns of a panel times a block of rows; K in words.
+struct Block {
+  std::int64_t rows, columns, words, stride_rows, stride_sums;
+  bool add;
+};
+
+template <class T>
+void multiply_block(const Block& b, const T* rows, const std::uint32_t* panel, float* sums) {
+  using In = InOneDnn<T>;
+  constexpr std::int64_t kTermsAWord = 4 / sizeof(T);
+  blas::brgemm(b.rows, b.columns, b.words * kTermsAWord, b.stride_rows, kPanelColumns, b.stride_sums, b.add,
+               reinterpret_cast<const In*>(rows), reinterpret_cast<const In*>(panel), sums,
+               /*is_vnni=*/kTermsAWord > 1);
+}
+
+// ATen has the kernels for processors of x86 only, and says so when asked for one.
+template <class T>
+bool probe() try {
+  const std::uint32_t rows[2] = {}, panel[2 * kPanelColumns] = {};
+  float sums[kPanelColumns];
+  multiply_block({1, kPanelColumns, 2, 4 / sizeof(T) * 2, kPanelColumns, false},
+                 reinterpret_cast<const T*>(rows), panel, sums);
+  return true;
+} catch (const c10::Error&) {
+  return false;
+}
+
+bool has_block_kernels(at::ScalarType dtype) {
+  static const bool of_float = probe<float>(), of_bf16 = probe<Bf16>();
+  return (dtype == at::kFloat ? of_float : of_bf16) && at::globalContext().userEnabledMkldnn();
+}
+
+// Some terms of all sums.
+template <class T>
+struct Terms {
+  const at::Tensor* b_KN;
+  Range k;
+  const T* rows;  // of a, at the first of these terms
+  std::int64_t stride;
+};
+
+// The terms of rows m, in pieces that a panel holds. What a must be laid out anew goes to `packed`.
+template <class T>
+std::vector<Terms<T>> terms_of(at::ArrayRef<Factors> factors, Range m, std::uint32_t* packed) {
+  std::vector<Terms<T>> out;
+  for (const Factors& f : factors) {
+    const T* rows = data<T>(f.a_MK) + m.begin * f.a_MK.stride(0);
+    std::int64_t stride = f.a_MK.stride(0);
+    if (!rows_are_packed<T>(f.a_MK)) {
+      const std::int64_t count = words<T>(f.a_MK.size(1));
+      pack_rows<T>(f.a_MK, m, packed);
+      rows = reinterpret_cast<const T*>(packed);
+      stride = count * 4 / std::int64_t{sizeof(T)};
+      packed += m.size * count;
+    }
+    for (const Range k : cut(f.a_MK.size(1), kPanelTerms))
+      out.push_back({&f.b_KN, k, rows + k.begin, stride});
+  }
+  return out;
+}
+
+template <class T>
+void multiply_rows(const std::vector<Terms<T>>& all, std::int64_t M, Range n, std::uint32_t* panel,
+                   float* sums, std::int64_t stride_sums) {
+  for (const Terms<T>& terms : all) {
+    pack_panel<T>(*terms.b_KN, terms.k, n, panel);
+    std::int64_t size = kMostRows;
+    for (std::int64_t m = 0; m < M; m += size) {
+      while (size > M - m) size /= 2;
+      multiply_block(
+          {size, n.size, words<T>(terms.k.size), terms.stride, stride_sums, &terms != &all.front()},
+          terms.rows + m * terms.stride, panel, sums + m * stride_sums);
+    }
+  }
+}
+
+template <class T>
+void multiply_in_panels(at::ArrayRef<Factors> factors, const at::Tensor& out_MN) {
+  const std::int64_t M = out_MN.size(0), N = out_MN.size(1);
+  std::int64_t packed_words = 0;  // of a row
+  for (const Factors& f : factors)
+    if (!rows_are_packed<T>(f.a_MK)) packed_words += words<T>(f.a_MK.size(1));
+  const std::int64_t at_once =
+      packed_words == 0 ? M : std::max(kMostRows, kPackedBytes / 4 / packed_words / kMostRows * kMostRows);
+  const bool in_place = out_MN.scalar_type() == at::kFloat;
+  const auto words_of = [](int slot, std::int64_t count) {
+    return static_cast<std::uint32_t*>(scratch(slot, 1, count, at::kFloat).data_ptr());
+  };
+  std::uint32_t* const panel = words_of(kPanel, kPanelTerms * kPanelColumns);
+  for (const Range m : cut(M, at_once)) {
+    const std::vector<Terms<T>> terms = terms_of<T>(factors, m, words_of(kPackedRows, m.size * packed_words));
+    float* const kept = in_place ? nullptr : data<float>(scratch(kSums, m.size, kPanelColumns, at::kFloat));
+    for (const Range n : cut(N, kPanelColumns)) {
+      with_kernels(out_MN.scalar_type(), [&]<class Out>(const KernelsOf<Out>& k, Out) {
+        Out* const out = data<Out>(out_MN) + m.begin * out_MN.stride(0) + n.begin;
+        if constexpr (std::is_same_v<Out, float>) {
+          multiply_rows(terms, m.size, n, panel, out, out_MN.stride(0));
+        } else {
+          multiply_rows(terms, m.size, n, panel, kept, kPanelColumns);
+          for (std::int64_t r = 0; r < m.size; ++r)
+            k.round(kept + r * kPanelColumns, static_cast<std::size_t>(n.size), out + r * out_MN.stride(0));
+        }
+      });
+    }
+  }
+  blas::brgemm_release();  // of the tile registers of AMX
+}
+
+// The same of ATen's operations.
+void multiply_composed(at::ArrayRef<Factors> factors, const at::Tensor& out_MN) {
+  const at::ScalarType a_dtype = factors.front().a_MK.scalar_type(),
+                       dtype = out_MN.scalar_type() == at::kFloat ? at::kFloat : a_dtype;
+  at::Tensor sum;
+  for (const Factors& f : factors) {
+    const at::Tensor a = f.a_MK.to(dtype), b = f.b_KN.to(dtype);
+    sum = sum.defined() ? at::addmm(sum, a, b) : at::mm(a, b);
+  }
+  at::Tensor(out_MN).copy_(sum);
+}
+
+// With few rows or few terms, using b where it lies is faster than laying it out anew.
+bool few_by_rows(const Factors& f) {
+  return f.b_KN.stride(1) == 1 && f.b_KN.scalar_type() == f.a_MK.scalar_type() &&
+         (f.a_MK.size(0) <= 8 || f.a_MK.size(1) <= 8);
+}
+bool few_by_columns(const Factors& f) {
+  if (f.b_KN.stride(0) != 1 || f.a_MK.stride(1) != 1) return false;
+  const bool wide = f.b_KN.scalar_type() == at::kFloat;
+  return f.a_MK.size(0) <= (f.a_MK.scalar_type() == at::kFloat ? (wide ? 16 : 24) : (wide ? 16 : 6));
+}
+
+void multiply_few_by_columns(const Factors& f, const at::Tensor& out_MN) {
+  const std::int64_t M = out_MN.size(0), N = out_MN.size(1), K = f.a_MK.size(1);
+  const at::Tensor a = scratch(kRows, M, K, at::kFloat), sums = scratch(kSums, M, N, at::kFloat);
+  with_kernels(f.a_MK.scalar_type(), [&]<class T>(const KernelsOf<T>& k, T) {
+    for (std::int64_t m = 0; m < M; ++m)
+      k.widen(data<T>(f.a_MK) + m * f.a_MK.stride(0), K, data<float>(a) + m * K);
+  });
+  with_kernels(f.b_KN.scalar_type(), [&]<class T>(const KernelsOf<T>& k, T) {
+    k.dots(data<float>(a), M, data<T>(f.b_KN), f.b_KN.stride(1), N, K, data<float>(sums), N);
+  });
+  with_kernels(out_MN.scalar_type(), [&]<class T>(const KernelsOf<T>& k, T) {
+    for (std::int64_t m = 0; m < M; ++m)
+      k.round(data<float>(sums) + m * N, N, data<T>(out_MN) + m * out_MN.stride(0));
+  });
+}
+
+void multiply_few_by_rows(at::ArrayRef<Factors> factors, const at::Tensor& out_MN) {
+  const auto size = [](std::int64_t n) { return static_cast<std::size_t>(n); };
+  with_kernels(out_MN.scalar_type(), [&]<class T>(const KernelsOf<T>& k, T) {
+    std::vector<PairOf<T>> pairs;
+    for (const auto& [a, b] : factors)
+      pairs.push_back(
+          {data<T>(a), data<T>(b), size(a.stride(0)), size(a.stride(1)), size(b.stride(0)), size(a.size(1))});
+    k.combine(pairs.data(), pairs.size(), size(out_MN.size(0)), size(out_MN.size(1)), data<T>(out_MN),
+              size(out_MN.stride(0)));
+  });
+}
+
+}  // namespace
+
+void sum_of_products(at::ArrayRef<Factors> factors, const at::Tensor& out_MN) {
+  const bool no_terms = std::ranges::all_of(factors, [](const Factors& f) { return f.a_MK.size(1) == 0; });
+  if (out_MN.numel() == 0 || no_terms) {
+    at::Tensor(out_MN).zero_();
+    return;
+  }
+  const at::ScalarType dtype = factors.front().a_MK.scalar_type();
+  const auto fits = [&](const Factors& f) {
+    const auto side_by_side = [](const at::Tensor& x) { return x.stride(0) == 1 || x.stride(1) == 1; };
+    return f.a_MK.scalar_type() == dtype && has_kernels(f.a_MK) && has_kernels(f.b_KN) &&
+           side_by_side(f.a_MK) && side_by_side(f.b_KN);
+  };
+  const bool kernels = has_kernels(out_MN) && out_MN.stride(1) == 1 && std::ranges::all_of(factors, fits);
+  if (kernels && out_MN.scalar_type() == dtype && std::ranges::all_of(factors, few_by_rows))
+    return multiply_few_by_rows(factors, out_MN);
+  if (kernels && factors.size() == 1 && few_by_columns(factors.front()))
+    return multiply_few_by_columns(factors.front(), out_MN);
+  if (!kernels || !has_block_kernels(dtype)) return multiply_composed(factors, out_MN);
+  dtype == at::kFloat ? multiply_in_panels<float>(factors, out_MN)
+                      : multiply_in_panels<Bf16>(factors, out_MN);
+}
+
+}  // namespace upmoe::ops

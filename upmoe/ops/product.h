@@ -1,0 +1,22 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+// Products of matrices within a tile, by the thread that calls: M rows, N columns, K terms.
+namespace upmoe::ops {
+
+struct Factors {
+  at::Tensor a_MK, b_KN;  // of each, the numbers of a row or those of a column lie side by side
+};
+
+// out = a b + a' b' + ...: sums of float32 in the order of the terms, rounded once to out's dtype. All a have
+// one dtype; a b of another is converted to it in passing. Rows of out may lie apart. An element of out does
+// not depend on the other columns nor, from 25 rows on, on the other rows: few rows, and few terms, are
+// summed by kernels of ours without laying b out anew. On processors that oneDNN has no kernels for, ATen's
+// mm does it.
+void sum_of_products(at::ArrayRef<Factors> factors, const at::Tensor& out_MN);
+
+inline void product(const at::Tensor& a_MK, const at::Tensor& b_KN, const at::Tensor& out_MN) {
+  sum_of_products(Factors{a_MK, b_KN}, out_MN);
+}
+
+}  // namespace upmoe::ops
