@@ -5,6 +5,9 @@
 //   them;
 //                                                  step: with the gradients of x and of all weights
 //   mm M K N DTYPE                                 a plain product, as ATen computes it
+//   peak DTYPE                                     seconds for a GFLOP of products that stay in each core's
+//   cache
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
@@ -21,6 +24,8 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/ops/ops.h"
+#include "upmoe/ops/product.h"
+#include "upmoe/ops/tiles.h"
 
 namespace {
 
@@ -122,6 +127,22 @@ void time_mm(std::istream& job) {
   fmt::print("{:.9f} 0\n", median_seconds([&] { at::mm_out(out, x, w.t()); }));
 }
 
+void time_peak(std::istream& job) {
+  std::string dtype;
+  job >> dtype;
+  upmoe::require(!job.fail(), "the peak is asked for as: peak DTYPE");
+  constexpr std::int64_t M = 512, K = 256, N = 64, kTimes = 50;
+  const std::int64_t tiles = 4 * at::get_num_threads();
+  const double seconds = median_seconds([&] {
+    upmoe::ops::for_each_tile(tiles, [&](std::int64_t /*tile*/) {
+      const Tensor x = numbers({M, K}, dtype_of(dtype), 1), w = numbers({K, N}, dtype_of(dtype), 1),
+                   out = at::empty({M, N}, at::TensorOptions(at::kFloat));
+      for (std::int64_t i = 0; i < kTimes; ++i) upmoe::ops::product(x, w, out);
+    });
+  });
+  fmt::print("{:.9f} 0\n", seconds / (2e-9 * M * K * N * kTimes * static_cast<double>(tiles)));
+}
+
 }  // namespace
 
 int main() try {
@@ -130,8 +151,14 @@ int main() try {
     std::istringstream job(line);
     std::string what;
     job >> what;
-    upmoe::require(what == "layer" || what == "mm", "unknown job '{}'", what);
-    what == "layer" ? time_layer(layer, job) : time_mm(job);
+    if (what == "layer")
+      time_layer(layer, job);
+    else if (what == "mm")
+      time_mm(job);
+    else if (what == "peak")
+      time_peak(job);
+    else
+      upmoe::fail("unknown job '{}'", what);
   }
   return 0;
 } catch (const std::exception& error) {

@@ -1,5 +1,6 @@
 #include "upmoe/ops/product.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <fmt/format.h>
@@ -150,6 +151,20 @@ TEST(Product, HasTheSameBitsOnEveryInstructionSet) {
       }
     }
   set_active_isa(before);
+}
+
+TEST(Linear, GivesTheSameBitsForAnyNumberOfThreads) {
+  const int threads = at::get_num_threads();
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (const std::int64_t rows : {1, 20, 1100}) {
+      const at::Tensor x = draw({rows, 200}, dtype), weight = draw({300, 200}, at::kBFloat16);
+      const at::Tensor first = linear(x, weight);
+      for (const int n : {1, 2, 3}) {
+        at::set_num_threads(n);
+        EXPECT_TRUE(at::equal(first, linear(x, weight))) << n << " threads, " << rows << " rows";
+      }
+      at::set_num_threads(threads);
+    }
 }
 
 TEST(Cut, GivesPiecesThatFillTheSizeAndAreNoLargerThanAsked) {

@@ -1,9 +1,11 @@
 // What every target promises. A new one is enrolled by its registry line.
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 
+#include "tests/fails_with.h"
 #include "upmoe/base/plugin.h"
 #include "upmoe/checkpoint/dense_weights.h"
 #include "upmoe/target/registry.h"
@@ -49,15 +51,37 @@ TEST_P(EveryTarget, NamesEveryWeightOnceAndNoneAsADenseOne) {
   for (const std::string& name : names) EXPECT_EQ(name.find_first_of("{}"), std::string::npos) << name;
 }
 
+bool alike(const MoeShape& a, const MoeShape& b) {
+  return a.experts == b.experts && a.per_token == b.per_token && a.expert_size == b.expert_size;
+}
+
+TEST_P(EveryTarget, RefusesSizesThatAreNotWhole) {
+  const Target& target = GetParam();
+  const auto config = nlohmann::json::parse(target.config(dense(), kShape, false, "bfloat16").dump());
+  int sizes = 0;
+  for (const auto& [key, value] : config.items()) {
+    if (!value.is_number_integer()) continue;
+    nlohmann::json other = config;
+    other[key] = value.get<std::int64_t>() + 1;
+    if (alike(target.shape(other), kShape)) continue;
+    ++sizes;
+    for (const double bad : {2.5, 1e300, -1e300}) {
+      other[key] = bad;
+      EXPECT_TRUE(test::fails_with([&] { target.shape(other); }, {key, "expected a whole number"}));
+    }
+    other[key] = std::numeric_limits<std::uint64_t>::max();
+    EXPECT_TRUE(test::fails_with([&] { target.shape(other); }, {key, "expected a whole number"}));
+  }
+  EXPECT_GE(sizes, 3);
+}
+
 TEST_P(EveryTarget, ReadsItsOwnConfigurationBack) {
   const Target& target = GetParam();
   const nlohmann::json config =
       nlohmann::json::parse(target.config(dense(), kShape, false, "bfloat16").dump());
   EXPECT_EQ(config.at("model_type"), target.model_type);
   const MoeShape shape = target.shape(config);
-  EXPECT_EQ(shape.experts, kShape.experts);
-  EXPECT_EQ(shape.per_token, kShape.per_token);
-  EXPECT_EQ(shape.expert_size, kShape.expert_size);
+  EXPECT_TRUE(alike(shape, kShape));
 }
 
 TEST_P(EveryTarget, WritesTheSpellingThatBothTransformersRead) {

@@ -88,4 +88,14 @@ std::uint64_t whole_number(const Json& object, const char* key, std::string_view
   return value.get<std::uint64_t>();
 }
 
+std::int64_t config_number(const Json& config, const char* key, std::int64_t missing) {
+  const auto found = config.find(key);
+  if (found == config.end()) return missing;
+  constexpr std::uint64_t most = std::numeric_limits<std::int64_t>::max();
+  const bool fits =
+      found->is_number_integer() && (!found->is_number_unsigned() || found->get<std::uint64_t>() <= most);
+  require(fits, "config.json: {} is {}, expected a whole number", key, printable(found->dump()));
+  return found->get<std::int64_t>();
+}
+
 }  // namespace upmoe

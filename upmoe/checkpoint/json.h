@@ -15,4 +15,7 @@ nlohmann::json parse_json_object(std::string_view text, std::string_view where);
 std::uint64_t whole_number(const nlohmann::json& object, const char* key, std::string_view where,
                            std::uint64_t most = std::numeric_limits<std::int64_t>::max());
 
+// The number under `key` of a model's config.json, whole; `missing` where there is no such key.
+std::int64_t config_number(const nlohmann::json& config, const char* key, std::int64_t missing);
+
 }  // namespace upmoe

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "upmoe/base/error.h"
+#include "upmoe/checkpoint/json.h"
 
 namespace upmoe {
 namespace {
@@ -15,8 +16,8 @@ constexpr std::int64_t kMostSize = 1 << 30;  // of H and F: products of two fit
 MoeWeights::MoeWeights(const Weights& weights, const Target& target, const nlohmann::json& config,
                        std::string where)
     : weights_(weights), target_(target), shape_(target.shape(config)), where_(std::move(where)) {
-  H_ = config.value("hidden_size", std::int64_t{4096});
-  num_layers_ = config.value("num_hidden_layers", std::int64_t{32});
+  H_ = config_number(config, "hidden_size", 4096);
+  num_layers_ = config_number(config, "num_hidden_layers", 32);
   require(shape_.experts >= 1 && shape_.experts <= 1'000'000 && shape_.per_token >= 1 &&
               shape_.per_token <= shape_.experts && shape_.expert_size >= 1 &&
               shape_.expert_size <= kMostSize && H_ <= kMostSize && H_ >= 1 && num_layers_ >= 1 &&

@@ -2,6 +2,7 @@
 // experts, top-k, and the k weights divided by their sum.
 #include <nlohmann/json.hpp>
 
+#include "upmoe/checkpoint/json.h"
 #include "upmoe/target/registry.h"
 
 namespace upmoe::target {
@@ -48,9 +49,9 @@ Json config(const DenseConfig& dense, const MoeShape& shape, bool tied, const st
 }
 
 MoeShape shape(const nlohmann::json& config) {
-  return {.experts = config.value("num_local_experts", std::int64_t{8}),
-          .per_token = config.value("num_experts_per_tok", std::int64_t{2}),
-          .expert_size = config.value("intermediate_size", std::int64_t{14336})};
+  return {.experts = config_number(config, "num_local_experts", 8),
+          .per_token = config_number(config, "num_experts_per_tok", 2),
+          .expert_size = config_number(config, "intermediate_size", 14336)};
 }
 
 std::vector<std::string> caveats(const DenseConfig& dense) {
