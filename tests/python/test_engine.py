@@ -45,7 +45,7 @@ def test_a_router_that_tells_nothing_in_its_config(upmoe, tiny_folder, convert):
     folder = convert(tiny_folder(tiny.VARIANTS[0]), "--experts", 4)
     for changes, words in [
         ({"num_experts_per_tok": 5}, "4 experts of 96 neurons, top-5, do not fit together"),
-        ({"num_local_experts": "many"}, "is not a whole number"),
+        ({"num_local_experts": "many"}, 'num_local_experts is "many", expected a whole number'),
         ({"num_local_experts": 4.5}, "num_local_experts is 4.5, expected a whole number"),
         ({"num_local_experts": 3}, "weights that such a model does not have"),
         ({"intermediate_size": 95}, "has shape [96, 64], config.json says [95, 64]"),

@@ -18,13 +18,7 @@ ModelConfig read_model_config(const Folder& folder) {
   if (target == all.end()) return {parse_dense_config(text, where), std::nullopt};
 
   ModelConfig out{parse_llama_like_config(text, where, target->defaults, target->keys), std::nullopt};
-  MoeShape shape;
-  try {
-    shape = target->shape(json);
-  } catch (const nlohmann::json::exception& error) {
-    fail("{}: the number or the size of the experts is not a whole number: {}", printable(where),
-         printable(error.what()));
-  }
+  const MoeShape shape = target->shape(json);
   require(shape.experts >= 1 && shape.experts <= 100'000 && shape.per_token >= 1 &&
               shape.per_token <= shape.experts && shape.expert_size >= 1 &&
               shape.expert_size <= (std::int64_t{1} << 31),
@@ -32,10 +26,12 @@ ModelConfig read_model_config(const Folder& folder) {
           shape.expert_size, shape.per_token);
   require(!out.llama.attention_bias || target->attention_bias, "{}: attention_bias is true, which no {} has",
           printable(where), target->model_type);
-  out.moe = {.target = &*target,
-             .shape = shape,
-             .router = target->routing,
-             .router_options = target->routing_options(json)};
+  out.moe = {.target = &*target, .shape = shape, .router = target->routing, .router_options = {}};
+  try {
+    out.moe->router_options = target->routing_options(json);
+  } catch (const nlohmann::json::exception& error) {
+    fail("{}: an option of the router is of the wrong type: {}", printable(where), printable(error.what()));
+  }
   return out;
 }
 
