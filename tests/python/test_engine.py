@@ -1,11 +1,14 @@
 """The verbs that run models are a second program; the first one works without it and never loads torch."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import conftest
@@ -86,3 +89,29 @@ def test_weights_that_are_cut_off_meanwhile_give_no_result(smollm2, tmp_path):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1 and out == ""
     assert "model.safetensors" in err or "not a finite number" in err
+
+
+def test_a_hub_id_stands_for_its_copy_in_the_cache(upmoe, tiny_folder, convert, tmp_path):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--experts", 4)
+    for name, folder in (("some--dense", dense), ("some--moe", moe)):
+        kept = tmp_path / f"models--{name}"
+        snapshot, blobs = kept / "snapshots" / ("0" * 40), kept / "blobs"
+        for part in (snapshot, blobs, kept / "refs"):
+            part.mkdir(parents=True)
+        (kept / "refs" / "main").write_text(snapshot.name)
+        for file in filter(Path.is_file, folder.iterdir()):
+            shutil.copy(file, blobs / file.name)
+            (snapshot / file.name).symlink_to(Path("../../blobs") / file.name)
+    ids = tmp_path / "ids.bin"
+    np.arange(64, dtype=np.uint16).tofile(ids)
+    offline = {"env": {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path)}}
+    found = json.loads(upmoe("eval", "some/moe", "--data", ids, "--json", **offline).stdout)
+    assert found["model"] == "some/moe"
+    assert found["nll"] == json.loads(upmoe("eval", moe, "--data", ids, "--json").stdout)["nll"]
+    assert upmoe("verify", "some/moe", "--against", "some/dense", "--data", ids, **offline).returncode == 0
+    words = ("generate", "some/dense", "--tokens", "1 2 3", "--max-tokens", 4)
+    assert upmoe(*words, **offline).stdout == upmoe("generate", dense, *words[2:]).stdout != ""
+    assert upmoe("calibrate", "some/dense", "--data", ids, "-o", tmp_path / "s.safetensors", **offline).returncode == 0
+    assert b'"name":"some/dense"' in (tmp_path / "s.safetensors").read_bytes().replace(b"\\", b"")
+    assert upmoe("eval", "some/other", "--data", ids, **offline).stderr.startswith("upmoe: some/other: no such folder here")

@@ -1,10 +1,12 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "upmoe/base/hash.h"
 #include "upmoe/base/text.h"
 #include "upmoe/cli/calibrate_options.h"
+#include "upmoe/cli/hub.h"
 #include "upmoe/cli/interrupt.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli/token_source.h"
@@ -20,6 +22,7 @@ constexpr std::uint64_t kMostPairBytes = std::uint64_t{1} << 30;
 
 struct Arguments {
   std::string folder, output;
+  std::string named;  // the folder as the user named it
   std::vector<std::string> data;
   Settings settings;
 };
@@ -90,7 +93,9 @@ CalibrationRecord make_record(const Arguments& arguments, const CalibrateFlags& 
                               const eval::Calibrator& calibrator) {
   const Folder folder(arguments.folder);
   CalibrationRecord out;
-  out.source = printable(std::filesystem::canonical(arguments.folder).filename().string());
+  const bool local = std::filesystem::exists(arguments.named);  // or a hub id
+  out.source =
+      printable(local ? std::filesystem::canonical(arguments.folder).filename().string() : arguments.named);
   out.model_type = model.config.llama.model_type;
   out.config_xxh3 = hex(xxh3(folder.config()));
   out.experts = calibrator.shape().experts;
@@ -108,7 +113,7 @@ CalibrationRecord make_record(const Arguments& arguments, const CalibrateFlags& 
 void print(const Arguments& arguments, const CalibrateFlags& flags, const eval::Calibrator& calibrator,
            const model::Model& model) {
   const CalibrationShape& shape = calibrator.shape();
-  fmt::print("{}\n", printable(arguments.folder));
+  fmt::print("{}\n", printable(arguments.named));
   fmt::print("weights {} on {}, arithmetic {}; windows of {} tokens\n\n", flags.model.dtype.value,
              model.device.str(), flags.model.compute.value, flags.context);
   for (std::size_t d = 0; d < arguments.data.size(); ++d)
@@ -133,13 +138,14 @@ void print(const Arguments& arguments, const CalibrateFlags& flags, const eval::
              human_bytes(std::filesystem::file_size(arguments.output)));
 }
 
-int run(const Arguments& arguments) {
+int run(Arguments arguments) {
   if (arguments.folder.empty() || arguments.data.empty() || arguments.output.empty())
     throw UsageError(
         "name the checkpoint's folder, the texts and the output: upmoe calibrate DIR --data FILE... -o FILE");
   const auto asked = parse<CalibrateFlags>(arguments.settings.values({}, {}), "'upmoe calibrate'");
   require_asked(asked.seed >= 0, "seed is {}, expected 0 or more", asked.seed);
   const std::atomic<bool>& interrupted = catch_interrupts();
+  arguments.named = std::exchange(arguments.folder, find_source(arguments.folder).folder.string());
   const model::Model model = load_model(arguments.folder, asked.model);
   const CalibrateFlags flags = resolved(asked, model);
   const Texts texts = open_texts(arguments, model.config.llama.vocab_size);
@@ -163,7 +169,7 @@ int run(const Arguments& arguments) {
 
 Action calibrate_command(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
-  app.add_option("DIR", arguments->folder, "checkpoint folder: a dense Llama or Mistral, or any target");
+  app.add_option("DIR", arguments->folder, "folder or hub id of a dense Llama or Mistral, or of any target");
   app.add_option("--data", arguments->data,
                  "text, JSONL or token file, or a folder of texts; one domain each")
       ->type_name("FILE");

@@ -1,9 +1,11 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <memory>
+#include <utility>
 
 #include "upmoe/base/text.h"
 #include "upmoe/cli/eval_options.h"
+#include "upmoe/cli/hub.h"
 #include "upmoe/cli/interrupt.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli/token_source.h"
@@ -48,16 +50,17 @@ ChoicesResult measure_file(const model::Model& model, const std::string& file, c
   return out;
 }
 
-int run(const Arguments& arguments) {
+int run(Arguments arguments) {
   if (arguments.folder.empty()) throw UsageError("name the checkpoint's folder: upmoe eval DIR --data FILE");
   if (arguments.data.empty() && arguments.choices.empty())
     throw UsageError("name a text or a token file: --data FILE, or questions: --choices FILE");
   const auto options = parse<EvalOptions>(arguments.settings.values({}, {}), "'upmoe eval'");
   catch_interrupts();
+  const std::string named = std::exchange(arguments.folder, find_source(arguments.folder).folder.string());
   const model::Model model = load_model(arguments.folder, options.model);
   const std::int64_t longest = model.config.llama.max_position_embeddings;
 
-  EvalReport report{.folder = arguments.folder,
+  EvalReport report{.folder = named,
                     .compute = dtype_text(model.compute),
                     .dtype = dtype_text(model.embedding_VH.scalar_type()),
                     .device = model.device.str()};
@@ -82,7 +85,7 @@ int run(const Arguments& arguments) {
 
 Action eval_command(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
-  app.add_option("DIR", arguments->folder, "checkpoint folder: a dense Llama or Mistral, or any target");
+  app.add_option("DIR", arguments->folder, "folder or hub id of a dense Llama or Mistral, or of any target");
   app.add_option("--data", arguments->data,
                  "text, JSONL or token file, or a folder of texts; may be given several times")
       ->type_name("FILE");

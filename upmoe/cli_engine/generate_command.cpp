@@ -12,6 +12,7 @@
 
 #include "upmoe/base/text.h"
 #include "upmoe/cli/generate_options.h"
+#include "upmoe/cli/hub.h"
 #include "upmoe/cli/interrupt.h"
 #include "upmoe/cli/python.h"
 #include "upmoe/cli/settings.h"
@@ -121,7 +122,7 @@ void check(const Arguments& arguments, const Values& said, const GenerateOptions
                 options.max_tokens);
 }
 
-int run(const Arguments& arguments) {
+int run(Arguments arguments) {
   const Values said = arguments.settings.values({}, {});
   const auto options = parse<GenerateOptions>(said, "'upmoe generate'");
   check(arguments, said, options);
@@ -131,6 +132,7 @@ int run(const Arguments& arguments) {
                                           .top_p = options.top_p,
                                           .seed = static_cast<std::uint64_t>(options.seed)}};
   model::check(how.sampling);
+  arguments.folder = find_source(arguments.folder).folder.string();
   const bool as_text = !said.contains("tokens"), streams = as_text && !options.json;
   const Ids prompt = as_text ? ids_of_text(arguments.folder, prompt_text(arguments, options), options)
                              : ids_of_words(options.tokens);
@@ -165,7 +167,7 @@ int run(const Arguments& arguments) {
 
 Action generate_command(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
-  app.add_option("DIR", arguments->folder, "checkpoint folder: a dense Llama or Mistral, or any target");
+  app.add_option("DIR", arguments->folder, "folder or hub id of a dense Llama or Mistral, or of any target");
   app.add_option("--prompt-file", arguments->prompt_file,
                  "read the prompt from this file; -: from standard input")
       ->type_name("FILE");

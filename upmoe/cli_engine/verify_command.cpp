@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "upmoe/base/error.h"
+#include "upmoe/cli/hub.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli/token_source.h"
 #include "upmoe/cli/verify_options.h"
@@ -13,6 +14,7 @@
 #include "upmoe/cli_engine/watched.h"
 
 namespace upmoe::cli {
+namespace fs = std::filesystem;
 namespace {
 
 struct Arguments {
@@ -21,14 +23,15 @@ struct Arguments {
 };
 
 // Runs both models on the text.
-void run_both(Verified& found, const VerifyOptions& options) {
-  const model::Model dense = load_model(found.against, options.model),
-                     moe = load_model(found.moe, options.model);
+void run_both(Verified& found, const fs::path& moe_folder, const fs::path& dense_folder,
+              const VerifyOptions& options) {
+  const model::Model dense = load_model(dense_folder, options.model),
+                     moe = load_model(moe_folder, options.model);
   found.compute = dtype_text(moe.compute);
   found.windows = {.context = options.context, .max_tokens = options.max_tokens};
   if (options.context == 0)
     found.windows.context = std::min<std::int64_t>(1024, dense.config.llama.max_position_embeddings);
-  const TokenSource source(found.data, found.against);
+  const TokenSource source(found.data, dense_folder.string());
   const TokenFile file(source.path());
   file.require_ids_below(dense.config.llama.vocab_size);
   ProgressBar bar("comparing", ProgressBar::Unit::tokens);
@@ -55,12 +58,13 @@ int run(const Arguments& arguments) {
   const auto options = parse<VerifyOptions>(arguments.settings.values({}, {}), "'upmoe verify'");
   const auto threads = options.model.threads > 0 ? static_cast<std::size_t>(options.model.threads)
                                                  : std::max(1u, std::thread::hardware_concurrency());
+  const fs::path moe = find_source(arguments.moe).folder, dense = find_source(arguments.against).folder;
   Verified found{.moe = arguments.moe,
                  .against = arguments.against,
-                 .receipt = make_receipt(arguments.moe, arguments.against, threads),
+                 .receipt = make_receipt(moe, dense, threads),
                  .data = arguments.data};
   if (!found.data.empty()) {
-    run_both(found, options);
+    run_both(found, moe, dense, options);
     hold_exact(found);
   }
   const std::string text = options.json ? receipt_json(found) : receipt_text(found);
@@ -72,8 +76,9 @@ int run(const Arguments& arguments) {
 
 Action verify_command(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
-  app.add_option("DIR", arguments->moe, "checkpoint folder of a Mixture of Experts");
-  app.add_option("--against", arguments->against, "the dense checkpoint that it was made of")
+  app.add_option("DIR", arguments->moe, "folder or hub id of a Mixture of Experts");
+  app.add_option("--against", arguments->against,
+                 "folder or hub id of the dense checkpoint that it was made of")
       ->type_name("DIR");
   app.add_option("--data", arguments->data,
                  "text, JSONL or token file, or a folder of texts: run both models on it")
