@@ -102,6 +102,19 @@ TEST(Product, OfFewRowsIsTheSumTooOnEveryInstructionSet) {
   set_active_isa(before);
 }
 
+TEST(Product, LeavesOutZerosThatAHasMoreThanB) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (const std::int64_t rows : {5, 70})
+      for (const std::int64_t K : {3, 65, 1029}) {
+        SCOPED_TRACE(fmt::format("{} rows of {} {}", rows, K, c10::toString(dtype)));
+        const at::Tensor a = at::zeros({rows, (K + 63) / 64 * 64}, at::TensorOptions(dtype)),
+                         b = draw({K, 100}, dtype), out = place(rows, 100, dtype);
+        a.narrow(1, 0, K).copy_(draw({rows, K}, dtype));
+        product(a, b, out);
+        expect_near(out.to(at::kDouble), in_double({{a.narrow(1, 0, K), b}}), 4e-3);
+      }
+}
+
 TEST(Product, OfNoTermsIsZero) {
   const at::Tensor out = place(3, 4, at::kFloat);
   product(draw({3, 0}), draw({0, 4}), out);

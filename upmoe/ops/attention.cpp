@@ -20,6 +20,10 @@ enum Slot { kQuery, kScore, kWeight, kOut };
 constexpr std::int64_t kLeast = 128, kMost = 8192;
 constexpr std::int64_t kQueries = 256;  // rows of a tile: heads that share k and v, at some positions
 
+std::int64_t up_to(std::int64_t multiple, std::int64_t size) {
+  return (size + multiple - 1) / multiple * multiple;
+}
+
 // What positions [begin, begin + size) of one sequence get from one head of k and v, whose S_D are
 // [positions, D].
 template <class T>
@@ -27,25 +31,29 @@ void causal_tile(const KernelsOf<T>& kernel, const at::Tensor& q_TQD, const at::
                  const at::Tensor& v_SD, std::int64_t first_head, std::int64_t group, Range positions,
                  const at::Tensor& out_TQD) {
   const std::int64_t D = q_TQD.size(2), rows = positions.size * group, S = positions.begin + positions.size;
+  // Few sizes for many lengths; rows a multiple of 4096 bytes apart would share a few lines of the cache.
+  const std::int64_t terms = up_to(64, S), stride = up_to(256, S) + 32;
   const at::Tensor query = scratch(kQuery, rows, D, q_TQD.scalar_type()),
-                   score = scratch(kScore, rows, S, at::kFloat);
+                   score = scratch(kScore, rows, stride, at::kFloat);
   const auto heads = [&](const at::Tensor& x, std::int64_t i) {
     return data<T>(x) + (positions.begin + i) * x.stride(0) + first_head * D;
   };
   const std::size_t heads_bytes = static_cast<std::size_t>(group * D) * sizeof(T);
   for (std::int64_t i = 0; i < positions.size; ++i)
     std::memcpy(data<T>(query) + i * group * D, heads(q_TQD, i), heads_bytes);
-  product(query, k_SD.narrow(0, 0, S).t(), score);  // scores are float32; only the weights are rounded
-  const at::Tensor weight = std::is_same_v<T, float> ? score : scratch(kWeight, rows, S, q_TQD.scalar_type()),
+  product(query, k_SD.narrow(0, 0, S).t(),
+          score.narrow(1, 0, S));  // scores are float32; only the weights are rounded
+  const at::Tensor weight =
+                       std::is_same_v<T, float> ? score : scratch(kWeight, rows, stride, q_TQD.scalar_type()),
                    out = scratch(kOut, rows, D, q_TQD.scalar_type());
   const float scale = 1 / std::sqrt(static_cast<float>(D));
   for (std::int64_t r = 0; r < rows; ++r) {
     const std::int64_t seen = positions.begin + r / group + 1;
-    T* row = data<T>(weight) + r * S;
-    kernel.softmax(data<float>(score) + r * S, seen, scale, row);
-    std::memset(row + seen, 0, static_cast<std::size_t>(S - seen) * sizeof(T));
+    T* row = data<T>(weight) + r * stride;
+    kernel.softmax(data<float>(score) + r * stride, seen, scale, row);
+    std::memset(row + seen, 0, static_cast<std::size_t>(terms - seen) * sizeof(T));
   }
-  product(weight, v_SD.narrow(0, 0, S), out);
+  product(weight.narrow(1, 0, terms), v_SD.narrow(0, 0, S), out);
   for (std::int64_t i = 0; i < positions.size; ++i)
     std::memcpy(heads(out_TQD, i), data<T>(out) + i * group * D, heads_bytes);
 }
@@ -55,7 +63,7 @@ at::Tensor causal(const at::Tensor& q_BTQD, const at::Tensor& k_BSGD, const at::
   const std::int64_t B = q_BTQD.size(0), G = k_BSGD.size(2), group = q_BTQD.size(2) / G;
   const at::Tensor q = q_BTQD.contiguous(), k = k_BSGD.contiguous(), v = v_BSGD.contiguous(),
                    out = at::empty(q.sizes(), q.options());
-  const std::vector<Range> pieces = cut(q.size(1), std::max<std::int64_t>(16, kQueries / group));
+  const std::vector<Range> pieces = cut(q.size(1), std::max<std::int64_t>(64, kQueries / group / 64 * 64));
   with_kernels(q.scalar_type(), [&]<class T>(const KernelsOf<T>& kernel, T) {
     for_each_tile(static_cast<std::int64_t>(pieces.size()) * B * G, [&](std::int64_t i) {
       const std::int64_t g = i % G, b = i / G % B;

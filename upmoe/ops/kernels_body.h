@@ -51,7 +51,8 @@ UPMOE_INLINE void store(Floats v, float* x, std::size_t n) { __builtin_memcpy(x,
 // The numbers in bf16, in the upper halves.
 UPMOE_INLINE Words to_bf16(Floats v) {
   const Words u = bits_of<Words>(v);
-  return v != v ? u | 0x400000 : u + 0x7FFF + (u >> 16 & 1);
+  const auto is_nan = v != v;  // NOLINT(misc-redundant-expression)
+  return is_nan ? u | 0x400000 : u + 0x7FFF + (u >> 16 & 1);
 }
 UPMOE_INLINE void store(Floats v, Bf16* x, std::size_t n) {
   const Shorts s = __builtin_convertvector(to_bf16(v) >> 16, Shorts);

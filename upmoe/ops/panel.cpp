@@ -1,5 +1,6 @@
 #include "upmoe/ops/panel.h"
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
@@ -43,7 +44,7 @@ void transpose(const T* from, std::int64_t stride, std::int64_t rows, std::int64
 template <class T, class From>
 void pack_columns(const From* b, std::int64_t stride, Range k, Range n, std::uint32_t* panel) {
   const From* column = b + n.begin * stride + k.begin;
-  const std::int64_t count = words<T>(k.size), terms = count * 4 / static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t count = words_of<T>(k.size), terms = count * 4 / static_cast<std::int64_t>(sizeof(T));
   if constexpr (std::is_same_v<T, From>)
     if (terms == k.size) return transpose(column, stride, n.size, count, panel, kPanelColumns);
   T* const converted = buffer<T>(n.size * terms);
@@ -84,50 +85,52 @@ bool rows_side_by_side(const at::Tensor& x) { return x.stride(1) == 1 || x.size(
 }  // namespace
 
 template <class T>
-void pack_panel(const at::Tensor& b_KN, Range k, Range n, std::uint32_t* panel) {
+void pack_panel(const at::Tensor& b_KN, Range k, Range n, std::int64_t words, std::uint32_t* panel) {
   with_kernels(b_KN.scalar_type(), [&]<class From>(const KernelsOf<From>&, From) {
     rows_side_by_side(b_KN) ? pack_terms<T>(data<From>(b_KN), b_KN.stride(0), k, n, panel)
                             : pack_columns<T>(data<From>(b_KN), b_KN.stride(1), k, n, panel);
   });
+  const std::int64_t count = words_of<T>(k.size);
+  std::fill(panel + count * kPanelColumns, panel + words * kPanelColumns, 0);
 }
 
 template <class T>
 bool rows_are_packed(const at::Tensor& a_MK) {
-  return rows_side_by_side(a_MK) && words<T>(a_MK.size(1)) * 4 == a_MK.size(1) * std::int64_t{sizeof(T)};
+  return rows_side_by_side(a_MK) && words_of<T>(a_MK.size(1)) * 4 == a_MK.size(1) * std::int64_t{sizeof(T)};
 }
 
 template <class T>
-void pack_rows(const at::Tensor& a_MK, Range m, std::uint32_t* rows) {
-  const std::int64_t K = a_MK.size(1), count = words<T>(K);
-  const T* first = data<T>(a_MK) + m.begin * a_MK.stride(0);
+void pack_rows(const at::Tensor& a_MK, Range m, Range k, std::int64_t words, std::uint32_t* rows) {
+  const std::int64_t count = words_of<T>(k.size);
+  const T* first = data<T>(a_MK) + m.begin * a_MK.stride(0) + k.begin * a_MK.stride(1);
+  for (std::int64_t r = 0; r < m.size; ++r)  // from the last word on, which may be half full
+    std::fill(rows + r * words + count - 1, rows + (r + 1) * words, 0);
   if (rows_side_by_side(a_MK)) {
-    for (std::int64_t r = 0; r < m.size; ++r, rows += count) {
-      rows[count - 1] = 0;
-      std::memcpy(rows, first + r * a_MK.stride(0), static_cast<std::size_t>(K) * sizeof(T));
-    }
+    for (std::int64_t r = 0; r < m.size; ++r)
+      std::memcpy(rows + r * words, first + r * a_MK.stride(0), static_cast<std::size_t>(k.size) * sizeof(T));
   } else if constexpr (std::is_same_v<T, float>) {
-    transpose(first, a_MK.stride(1), K, m.size, rows, count);
+    transpose(first, a_MK.stride(1), k.size, m.size, rows, words);
   } else {  // two terms of all rows at a time, word by word; then those as the columns that they are
     const std::vector<Bf16> zeros(static_cast<std::size_t>(m.size));
     constexpr std::int64_t kWords = 16;  // few enough for the first cache
     auto* const pairs = buffer<std::uint32_t>(kWords * m.size);
     for (const Range some : cut(count, kWords)) {
       for (std::int64_t i = 0; i < some.size; ++i) {
-        const std::int64_t k = 2 * (some.begin + i);
-        const T* const term = first + k * a_MK.stride(1);
-        kernels().interleave(term, k + 1 < K ? term + a_MK.stride(1) : zeros.data(),
+        const std::int64_t term = 2 * (some.begin + i);
+        const T* const row = first + term * a_MK.stride(1);
+        kernels().interleave(row, term + 1 < k.size ? row + a_MK.stride(1) : zeros.data(),
                              static_cast<std::size_t>(m.size), pairs + i * m.size);
       }
-      transpose(pairs, m.size, some.size, m.size, rows + some.begin, count);
+      transpose(pairs, m.size, some.size, m.size, rows + some.begin, words);
     }
   }
 }
 
-template void pack_panel<float>(const at::Tensor&, Range, Range, std::uint32_t*);
-template void pack_panel<Bf16>(const at::Tensor&, Range, Range, std::uint32_t*);
+template void pack_panel<float>(const at::Tensor&, Range, Range, std::int64_t, std::uint32_t*);
+template void pack_panel<Bf16>(const at::Tensor&, Range, Range, std::int64_t, std::uint32_t*);
 template bool rows_are_packed<float>(const at::Tensor&);
 template bool rows_are_packed<Bf16>(const at::Tensor&);
-template void pack_rows<float>(const at::Tensor&, Range, std::uint32_t*);
-template void pack_rows<Bf16>(const at::Tensor&, Range, std::uint32_t*);
+template void pack_rows<float>(const at::Tensor&, Range, Range, std::int64_t, std::uint32_t*);
+template void pack_rows<Bf16>(const at::Tensor&, Range, Range, std::int64_t, std::uint32_t*);
 
 }  // namespace upmoe::ops

@@ -13,20 +13,21 @@ namespace upmoe::ops {
 constexpr std::int64_t kPanelColumns = 64, kPanelTerms = 1024;  // at most: it stays in a core's second cache
 
 template <class T>
-std::int64_t words(std::int64_t terms) {
+std::int64_t words_of(std::int64_t terms) {
   constexpr std::int64_t kTermsAWord = 4 / sizeof(T);
   return (terms + kTermsAWord - 1) / kTermsAWord;
 }
 
-// panel[word][column], kPanelColumns apart; converts what has another dtype, and ends an odd number of terms
-// with a zero.
+// panel[word][column], kPanelColumns apart; converts what has another dtype. Words beyond those of k are
+// zero.
 template <class T>
-void pack_panel(const at::Tensor& b_KN, Range k, Range n, std::uint32_t* panel);
+void pack_panel(const at::Tensor& b_KN, Range k, Range n, std::int64_t words, std::uint32_t* panel);
 
-// Rows of a in words side by side. True where they lie like that already.
+// True where the rows of a lie in words side by side already.
 template <class T>
 bool rows_are_packed(const at::Tensor& a_MK);
+// rows[row][word]; words beyond those of k are zero.
 template <class T>
-void pack_rows(const at::Tensor& a_MK, Range m, std::uint32_t* rows);
+void pack_rows(const at::Tensor& a_MK, Range m, Range k, std::int64_t words, std::uint32_t* rows);
 
 }  // namespace upmoe::ops

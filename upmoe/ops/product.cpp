@@ -1,5 +1,6 @@
 // 64 columns of b are laid out as a panel, and multiplied with blocks of rows of a by a kernel of oneDNN,
-// which ATen makes on demand for the sizes asked for and the processor.
+// which ATen makes on demand for the sizes, strides and the processor, and keeps: so sizes that come from the
+// number of tokens are brought to a few.
 #include "upmoe/ops/product.h"
 
 #include <ATen/Context.h>
@@ -24,12 +25,18 @@ enum Slot { kPanel = 8, kSums, kPackedRows, kRows };
 constexpr std::int64_t kMostRows = 64;  // of a block; smaller ones are powers of two, so that few kernels do
 constexpr std::int64_t kPackedBytes = 2 << 20;  // of rows of a that are laid out anew at a time
 
+// Words of so many terms of a that are laid out anew: 64 terms, or a multiple.
+template <class T>
+std::int64_t packed_words(std::int64_t terms) {
+  return words_of<T>((terms + 63) / 64 * 64);
+}
+
 template <class T>
 using InOneDnn = std::conditional_t<std::is_same_v<T, float>, float, c10::BFloat16>;
 
-// Columns of a panel times a block of rows; K in words.
+// A panel times a block of rows.
 struct Block {
-  std::int64_t rows, columns, words, stride_rows, stride_sums;
+  std::int64_t rows, words, stride_rows, stride_sums;
   bool add;
 };
 
@@ -37,8 +44,8 @@ template <class T>
 void multiply_block(const Block& b, const T* rows, const std::uint32_t* panel, float* sums) {
   using In = InOneDnn<T>;
   constexpr std::int64_t kTermsAWord = 4 / sizeof(T);
-  blas::brgemm(b.rows, b.columns, b.words * kTermsAWord, b.stride_rows, kPanelColumns, b.stride_sums, b.add,
-               reinterpret_cast<const In*>(rows), reinterpret_cast<const In*>(panel), sums,
+  blas::brgemm(b.rows, kPanelColumns, b.words * kTermsAWord, b.stride_rows, kPanelColumns, b.stride_sums,
+               b.add, reinterpret_cast<const In*>(rows), reinterpret_cast<const In*>(panel), sums,
                /*is_vnni=*/kTermsAWord > 1);
 }
 
@@ -47,8 +54,8 @@ template <class T>
 bool probe() try {
   const std::uint32_t rows[2] = {}, panel[2 * kPanelColumns] = {};
   float sums[kPanelColumns];
-  multiply_block({1, kPanelColumns, 2, 4 / sizeof(T) * 2, kPanelColumns, false},
-                 reinterpret_cast<const T*>(rows), panel, sums);
+  multiply_block({1, 2, 4 / sizeof(T) * 2, kPanelColumns, false}, reinterpret_cast<const T*>(rows), panel,
+                 sums);
   return true;
 } catch (const c10::Error&) {
   return false;
@@ -64,41 +71,42 @@ template <class T>
 struct Terms {
   const at::Tensor* b_KN;
   Range k;
+  std::int64_t words;
   const T* rows;  // of a, at the first of these terms
   std::int64_t stride;
 };
 
-// The terms of rows m, in pieces that a panel holds. What a must be laid out anew goes to `packed`.
+// The terms of some rows, in pieces that a panel holds. a that does not lie as it should, with as many terms
+// as there are tokens, is laid out anew.
 template <class T>
-std::vector<Terms<T>> terms_of(at::ArrayRef<Factors> factors, Range m, std::uint32_t* packed) {
-  std::vector<Terms<T>> out;
-  for (const Factors& f : factors) {
-    const T* rows = data<T>(f.a_MK) + m.begin * f.a_MK.stride(0);
-    std::int64_t stride = f.a_MK.stride(0);
-    if (!rows_are_packed<T>(f.a_MK)) {
-      const std::int64_t count = words<T>(f.a_MK.size(1));
-      pack_rows<T>(f.a_MK, m, packed);
-      rows = reinterpret_cast<const T*>(packed);
-      stride = count * 4 / std::int64_t{sizeof(T)};
-      packed += m.size * count;
+void add_terms(const Factors& f, Range m, std::vector<Terms<T>>& out, std::uint32_t*& packed) {
+  const bool in_place = rows_are_packed<T>(f.a_MK);
+  for (std::int64_t begin = 0; begin < f.a_MK.size(1); begin += kPanelTerms) {
+    const Range k{begin, std::min(kPanelTerms, f.a_MK.size(1) - begin)};
+    const std::int64_t words = in_place ? words_of<T>(k.size) : packed_words<T>(k.size);
+    const Range of_b{begin, std::min(k.size, f.b_KN.size(0) - begin)};
+    if (in_place) {
+      const T* const rows = data<T>(f.a_MK) + m.begin * f.a_MK.stride(0) + begin;
+      out.push_back({&f.b_KN, of_b, words, rows, f.a_MK.stride(0)});
+    } else {
+      pack_rows<T>(f.a_MK, m, k, words, packed);
+      out.push_back(
+          {&f.b_KN, of_b, words, reinterpret_cast<const T*>(packed), words * 4 / std::int64_t{sizeof(T)}});
+      packed += m.size * words;
     }
-    for (const Range k : cut(f.a_MK.size(1), kPanelTerms))
-      out.push_back({&f.b_KN, k, rows + k.begin, stride});
   }
-  return out;
 }
 
 template <class T>
 void multiply_rows(const std::vector<Terms<T>>& all, std::int64_t M, Range n, std::uint32_t* panel,
                    float* sums, std::int64_t stride_sums) {
   for (const Terms<T>& terms : all) {
-    pack_panel<T>(*terms.b_KN, terms.k, n, panel);
+    pack_panel<T>(*terms.b_KN, terms.k, n, terms.words, panel);
     std::int64_t size = kMostRows;
     for (std::int64_t m = 0; m < M; m += size) {
       while (size > M - m) size /= 2;
-      multiply_block(
-          {size, n.size, words<T>(terms.k.size), terms.stride, stride_sums, &terms != &all.front()},
-          terms.rows + m * terms.stride, panel, sums + m * stride_sums);
+      multiply_block({size, terms.words, terms.stride, stride_sums, &terms != &all.front()},
+                     terms.rows + m * terms.stride, panel, sums + m * stride_sums);
     }
   }
 }
@@ -106,29 +114,29 @@ void multiply_rows(const std::vector<Terms<T>>& all, std::int64_t M, Range n, st
 template <class T>
 void multiply_in_panels(at::ArrayRef<Factors> factors, const at::Tensor& out_MN) {
   const std::int64_t M = out_MN.size(0), N = out_MN.size(1);
-  std::int64_t packed_words = 0;  // of a row
+  std::int64_t row_words = 0;  // of a row of all a that are laid out anew
   for (const Factors& f : factors)
-    if (!rows_are_packed<T>(f.a_MK)) packed_words += words<T>(f.a_MK.size(1));
+    if (!rows_are_packed<T>(f.a_MK)) row_words += packed_words<T>(f.a_MK.size(1));
   const std::int64_t at_once =
-      packed_words == 0 ? M : std::max(kMostRows, kPackedBytes / 4 / packed_words / kMostRows * kMostRows);
-  const bool in_place = out_MN.scalar_type() == at::kFloat;
-  const auto words_of = [](int slot, std::int64_t count) {
-    return static_cast<std::uint32_t*>(scratch(slot, 1, count, at::kFloat).data_ptr());
+      row_words == 0 ? M : std::max(kMostRows, kPackedBytes / 4 / row_words / kMostRows * kMostRows);
+  const auto room = [](int slot, std::int64_t words) {
+    return static_cast<std::uint32_t*>(scratch(slot, 1, words, at::kFloat).data_ptr());
   };
-  std::uint32_t* const panel = words_of(kPanel, kPanelTerms * kPanelColumns);
+  std::uint32_t* const panel = room(kPanel, kPanelTerms * kPanelColumns);
   for (const Range m : cut(M, at_once)) {
-    const std::vector<Terms<T>> terms = terms_of<T>(factors, m, words_of(kPackedRows, m.size * packed_words));
-    float* const kept = in_place ? nullptr : data<float>(scratch(kSums, m.size, kPanelColumns, at::kFloat));
-    for (const Range n : cut(N, kPanelColumns)) {
+    std::uint32_t* packed = room(kPackedRows, m.size * row_words);
+    std::vector<Terms<T>> terms;
+    for (const Factors& f : factors) add_terms(f, m, terms, packed);
+    auto* const sums = reinterpret_cast<float*>(room(kSums, m.size * kPanelColumns));
+    for (std::int64_t begin = 0; begin < N; begin += kPanelColumns) {
+      const Range n{begin, std::min(kPanelColumns, N - begin)};
       with_kernels(out_MN.scalar_type(), [&]<class Out>(const KernelsOf<Out>& k, Out) {
         Out* const out = data<Out>(out_MN) + m.begin * out_MN.stride(0) + n.begin;
-        if constexpr (std::is_same_v<Out, float>) {
-          multiply_rows(terms, m.size, n, panel, out, out_MN.stride(0));
-        } else {
-          multiply_rows(terms, m.size, n, panel, kept, kPanelColumns);
-          for (std::int64_t r = 0; r < m.size; ++r)
-            k.round(kept + r * kPanelColumns, static_cast<std::size_t>(n.size), out + r * out_MN.stride(0));
-        }
+        if constexpr (std::is_same_v<Out, float>)
+          if (n.size == kPanelColumns) return multiply_rows(terms, m.size, n, panel, out, out_MN.stride(0));
+        multiply_rows(terms, m.size, n, panel, sums, kPanelColumns);
+        for (std::int64_t r = 0; r < m.size; ++r)
+          k.round(sums + r * kPanelColumns, static_cast<std::size_t>(n.size), out + r * out_MN.stride(0));
       });
     }
   }
@@ -141,7 +149,7 @@ void multiply_composed(at::ArrayRef<Factors> factors, const at::Tensor& out_MN) 
                        dtype = out_MN.scalar_type() == at::kFloat ? at::kFloat : a_dtype;
   at::Tensor sum;
   for (const Factors& f : factors) {
-    const at::Tensor a = f.a_MK.to(dtype), b = f.b_KN.to(dtype);
+    const at::Tensor a = f.a_MK.narrow(1, 0, f.b_KN.size(0)).to(dtype), b = f.b_KN.to(dtype);
     sum = sum.defined() ? at::addmm(sum, a, b) : at::mm(a, b);
   }
   at::Tensor(out_MN).copy_(sum);
@@ -159,7 +167,7 @@ bool few_by_columns(const Factors& f) {
 }
 
 void multiply_few_by_columns(const Factors& f, const at::Tensor& out_MN) {
-  const std::int64_t M = out_MN.size(0), N = out_MN.size(1), K = f.a_MK.size(1);
+  const std::int64_t M = out_MN.size(0), N = out_MN.size(1), K = f.b_KN.size(0);
   const at::Tensor a = scratch(kRows, M, K, at::kFloat), sums = scratch(kSums, M, N, at::kFloat);
   with_kernels(f.a_MK.scalar_type(), [&]<class T>(const KernelsOf<T>& k, T) {
     for (std::int64_t m = 0; m < M; ++m)
@@ -180,7 +188,7 @@ void multiply_few_by_rows(at::ArrayRef<Factors> factors, const at::Tensor& out_M
     std::vector<PairOf<T>> pairs;
     for (const auto& [a, b] : factors)
       pairs.push_back(
-          {data<T>(a), data<T>(b), size(a.stride(0)), size(a.stride(1)), size(b.stride(0)), size(a.size(1))});
+          {data<T>(a), data<T>(b), size(a.stride(0)), size(a.stride(1)), size(b.stride(0)), size(b.size(0))});
     k.combine(pairs.data(), pairs.size(), size(out_MN.size(0)), size(out_MN.size(1)), data<T>(out_MN),
               size(out_MN.stride(0)));
   });

@@ -5,7 +5,9 @@
 namespace upmoe::ops {
 
 struct Factors {
-  at::Tensor a_MK, b_KN;  // of each, the numbers of a row or those of a column lie side by side
+  // Of each, the numbers of a row or those of a column lie side by side. a may have up to 63 columns more
+  // than b has rows, of zeros: then products of many sizes are of one.
+  at::Tensor a_MK, b_KN;
 };
 
 // out = a b + a' b' + ...: sums of float32 in the order of the terms, rounded once to out's dtype. All a have
