@@ -1,5 +1,6 @@
 #include "upmoe/ops/product.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -61,6 +62,17 @@ TEST(Product, IsThatOfDoublesForEveryLayoutAndDtype) {
           expect_product({{a, b}}, dtype);
           expect_product({{a, b}}, at::kFloat);
         }
+}
+
+TEST(Product, IsThatOfDoublesWithoutOneDnnToo) {
+  at::globalContext().setUserEnabledMkldnn(false);
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16})
+    for (const at::ScalarType b_dtype : {at::kFloat, at::kBFloat16}) {
+      const at::Tensor a = draw({40, 70}, dtype), b = draw({70, 50}, at::kBFloat16).to(b_dtype);
+      expect_product({{a, b}}, dtype);
+      expect_product({{a, b}, {turned(a), turned(b)}}, at::kFloat);
+    }
+  at::globalContext().setUserEnabledMkldnn(true);
 }
 
 TEST(Product, OfViewsTouchesOnlyThem) {
