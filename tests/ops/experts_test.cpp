@@ -133,6 +133,13 @@ TEST(Experts, HaveTheGradientsOfTheReference) {
     }
 }
 
+TEST(Experts, TakeAGradientThatIsOneNumberForAll) {
+  const Routed r = routed({});
+  const at::Tensor one = at::full({1, 1}, 0.5, at::TensorOptions(at::kFloat)).expand(r.x_NH.sizes());
+  const auto got = gradients(r, fast, one), expected = gradients(r, fast, one.contiguous());
+  for (std::size_t i = 0; i < got.size(); ++i) EXPECT_TRUE(at::equal(got[i], expected[i])) << i;
+}
+
 TEST(Experts, HaveTheGradientsOfTheReferenceInBfloat16ToItsPrecision) {
   const Routed r = routed({.dtype = at::kBFloat16, .weight_dtype = at::kBFloat16});
   const at::Tensor weight = draw(r.x_NH.sizes(), at::kBFloat16);

@@ -36,11 +36,11 @@ std::vector<Group> groups_of(const ExpertPlan& plan, std::int64_t bytes_a_row, b
 }
 
 at::Tensor gather(const at::Tensor& x_NH, const ExpertPlan& plan, Range rows) {
-  const at::Tensor x = x_NH.contiguous(), out = at::empty({rows.size, x.size(1)}, x.options());
-  const auto size = static_cast<std::size_t>(x.size(1)) * x.element_size();
-  const auto* from = static_cast<const std::byte*>(x.const_data_ptr());
+  const at::Tensor out = at::empty({rows.size, x_NH.size(1)}, x_NH.options());
+  const auto size = static_cast<std::size_t>(x_NH.size(1)) * x_NH.element_size();
+  const auto* from = static_cast<const std::byte*>(x_NH.const_data_ptr());
   auto* to = static_cast<std::byte*>(out.data_ptr());
-  for_each_row(rows.size, x.size(1), [&](std::int64_t r) {
+  for_each_row(rows.size, x_NH.size(1), [&](std::int64_t r) {
     const auto token = static_cast<std::size_t>(plan.row_token[static_cast<std::size_t>(rows.begin + r)]);
     std::memcpy(to + static_cast<std::size_t>(r) * size, from + token * size, size);
   });

@@ -27,7 +27,7 @@ struct Group {
 // Groups of at most kGroupBytes, or of one block. whole: an expert's blocks are in one group.
 std::vector<Group> groups_of(const ExpertPlan& plan, std::int64_t bytes_a_row, bool whole);
 
-// out[r] = x[token of the group's row r]
+// out[r] = x[token of the group's row r]; x is contiguous.
 at::Tensor gather(const at::Tensor& x_NH, const ExpertPlan& plan, Range rows);
 
 inline at::Tensor part(const at::Tensor& all, std::int64_t dim, Range r) {

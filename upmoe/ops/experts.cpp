@@ -83,7 +83,7 @@ Tensor run_and_combine(const Tensor& x, const Tensor& token, const Tensor& exper
   const ExpertPlan plan =
       make_expert_plan(token, expert, x.size(0), static_cast<std::int64_t>(weights.gate.size()));
   const Tensor y_PH = have_kernels(x, weights.gate, weights.up, weights.down)
-                          ? run(x, plan, weights, kept)
+                          ? run(x.contiguous(), plan, weights, kept)
                           : run_composed(x, plan, weights, kept);
   return combine(plan, y_PH, weight_P);
 }

@@ -135,7 +135,9 @@ std::tuple<Tensor, Tensor> backward(const Tensor& dy_NH, const Tensor& x_NH, con
   check_experts(x_NH, token_P, expert_P, weight_P, weights.gate, weights.up, weights.down);
   const ExpertPlan plan =
       make_expert_plan(token_P, expert_P, x_NH.size(0), static_cast<std::int64_t>(weights.gate.size()));
-  const Layer layer{x_NH, weight_P.index_select(0, beside(x_NH, plan.row_pair)), weights, gate_PF, up_PF};
+  const Layer layer{x_NH.contiguous(), weight_P.index_select(0, beside(x_NH, plan.row_pair)), weights,
+                    gate_PF, up_PF};
+  const Tensor dy = dy_NH.contiguous();
   const Gradients to{at::empty({token_P.size(0), x_NH.size(1)}, x_NH.options()),
                      at::empty_like(layer.weight_R), out};
   for (std::size_t e = 0; e < out.gate.size(); ++e)  // where no row comes
@@ -145,12 +147,12 @@ std::tuple<Tensor, Tensor> backward(const Tensor& dy_NH, const Tensor& x_NH, con
       layer.weight_R.scalar_type() == at::kFloat) {
     const std::int64_t bytes_a_row = 3 * gate_PF.size(1) * static_cast<std::int64_t>(x_NH.element_size());
     for (const Group& group : groups_of(plan, bytes_a_row, /*whole=*/true))
-      group_backward(group, plan, dy_NH, layer, to);
+      group_backward(group, plan, dy, layer, to);
   } else {
     const Tensor token = beside(x_NH, plan.row_token);
     for (std::size_t e = 0; e < weights.gate.size(); ++e) {
       const Range rows{plan.expert_begin[e], plan.expert_begin[e + 1] - plan.expert_begin[e]};
-      if (rows.size > 0) expert_backward_composed(e, rows, part(token, 0, rows), dy_NH, layer, to);
+      if (rows.size > 0) expert_backward_composed(e, rows, part(token, 0, rows), dy, layer, to);
     }
   }
   return {combine(plan, to.dx_PH, {}), to.dweight_R.index_select(0, beside(x_NH, plan.pair_row))};
