@@ -1,12 +1,10 @@
 // Times the engine's operations. Reads a job a line from stdin, writes the seconds of a run and a checksum of
 // the result; engine_bench.py asks this program and engine_peer.py in turn. Short runs are repeated, and
 // their median is written. Jobs:
-//   layer T H F E K DTYPE EXPERTS forward|step     an MoE layer; EXPERTS: of every pair, with commas between
-//   them;
-//                                                  step: with the gradients of x and of all weights
-//   mm M K N DTYPE                                 a plain product, as ATen computes it
-//   peak DTYPE                                     seconds for a GFLOP of products that stay in each core's
-//   cache
+//   layer T H F E K DTYPE EXPERTS forward|step   an MoE layer; EXPERTS: of every pair, separated by commas;
+//                                                step: with the gradients of x and of all weights
+//   mm M K N DTYPE                               a plain product, as ATen computes it
+//   peak DTYPE                                   a GFLOP of products that stay in each core's cache
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>

@@ -24,8 +24,8 @@ struct KernelsOf {
   void (*dots)(const float* x, std::size_t rows, const T* w, std::size_t stride_w, std::size_t n,
                std::size_t k, float* out, std::size_t stride_out);
   // out[m][n] = the sum over all pairs, and over k, of a[m][k] b[k][n], in float32 inside.
-  void (*combine)(const PairOf<T>* pairs, std::size_t count, std::size_t m, std::size_t n, T* out,
-                  std::size_t row_out);
+  void (*multiply)(const PairOf<T>* pairs, std::size_t count, std::size_t m, std::size_t n, T* out,
+                   std::size_t row_out);
   void (*rms_norm)(const T* x, const T* weight, std::size_t count, double eps, T* out);
   void (*swiglu)(const T* gate, const T* up, std::size_t count, T* out);
   // Gradients of swiglu times `weight`, given that of its result; returns <da, swiglu(gate, up)>. a: the

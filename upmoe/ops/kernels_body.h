@@ -141,8 +141,8 @@ void dots(const float* x, std::size_t rows, const T* w, std::size_t stride_w, st
 
 // kR rows from r on, kC registers from column c on, of which the last holds `last` numbers.
 template <class T, std::size_t kR, std::size_t kC>
-UPMOE_INLINE void combine_block(const PairOf<T>* pairs, std::size_t count, std::size_t r, std::size_t c,
-                                std::size_t last, T* out, std::size_t row_out) {
+UPMOE_INLINE void multiply_block(const PairOf<T>* pairs, std::size_t count, std::size_t r, std::size_t c,
+                                 std::size_t last, T* out, std::size_t row_out) {
   Floats sum[kR][kC] = {};
   for (const PairOf<T>* p = pairs; p != pairs + count; ++p)
     for (std::size_t i = 0; i < p->k; ++i) {
@@ -165,14 +165,14 @@ UPMOE_INLINE void combine_block(const PairOf<T>* pairs, std::size_t count, std::
 }
 
 template <class T>
-void combine(const PairOf<T>* pairs, std::size_t count, std::size_t m, std::size_t n, T* out,
-             std::size_t row_out) {
+void multiply(const PairOf<T>* pairs, std::size_t count, std::size_t m, std::size_t n, T* out,
+              std::size_t row_out) {
   const auto rows = [&]<std::size_t kC>(std::size_t c, std::size_t last,
                                         std::integral_constant<std::size_t, kC>)
       __attribute__((always_inline)) {
     std::size_t r = 0;
-    for (; r + kRows <= m; r += kRows) combine_block<T, kRows, kC>(pairs, count, r, c, last, out, row_out);
-    for (; r < m; ++r) combine_block<T, 1, kC>(pairs, count, r, c, last, out, row_out);
+    for (; r + kRows <= m; r += kRows) multiply_block<T, kRows, kC>(pairs, count, r, c, last, out, row_out);
+    for (; r < m; ++r) multiply_block<T, 1, kC>(pairs, count, r, c, last, out, row_out);
   };
   std::size_t c = 0;
   for (; c + 4 * kLanes <= n; c += 4 * kLanes) rows(c, kLanes, std::integral_constant<std::size_t, 4>{});
@@ -298,7 +298,7 @@ void softmax(float* x, std::size_t count, float scale, T* out) {
 #include "upmoe/ops/pack_body.h"
 
 template <class T>
-constexpr KernelsOf<T> kOf = {dots<T>,    combine<T>,    rms_norm<T>, swiglu<T>, swiglu_backward<T>,
+constexpr KernelsOf<T> kOf = {dots<T>,    multiply<T>,   rms_norm<T>, swiglu<T>, swiglu_backward<T>,
                               rotate<T>,  add<T>,        round<T>,    widen<T>,  max<T>,
                               sum_exp<T>, scaled_exp<T>, softmax<T>};
 

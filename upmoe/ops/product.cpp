@@ -9,7 +9,6 @@
 #include <ATen/ops/mm.h>
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
 #include "upmoe/ops/panel.h"
@@ -189,8 +188,8 @@ void multiply_few_by_rows(at::ArrayRef<Factors> factors, const at::Tensor& out_M
     for (const auto& [a, b] : factors)
       pairs.push_back(
           {data<T>(a), data<T>(b), size(a.stride(0)), size(a.stride(1)), size(b.stride(0)), size(b.size(0))});
-    k.combine(pairs.data(), pairs.size(), size(out_MN.size(0)), size(out_MN.size(1)), data<T>(out_MN),
-              size(out_MN.stride(0)));
+    k.multiply(pairs.data(), pairs.size(), size(out_MN.size(0)), size(out_MN.size(1)), data<T>(out_MN),
+               size(out_MN.stride(0)));
   });
 }
 
