@@ -12,6 +12,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <fmt/format.h>
+#include <malloc.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -144,6 +145,10 @@ void time_peak(std::istream& job) {
 }  // namespace
 
 int main() try {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // freed memory is kept, as upmoe-engine does
+  mallopt(M_TRIM_THRESHOLD, 512 << 20);
+#endif
   Layer layer;
   for (std::string line; std::getline(std::cin, line); std::fflush(stdout)) {
     std::istringstream job(line);

@@ -11,6 +11,12 @@ namespace {
 
 constexpr std::int64_t kGroupBytes = 32 << 20;  // which malloc then keeps for the next group
 
+// Columns of a tile: the fewer its rows, the more, so that one panel's memory is fetched beside another's
+// products.
+std::int64_t columns_beside(std::int64_t rows) {
+  return std::clamp<std::int64_t>(kTileRows / 2 / rows, 1, 8) * kTileColumns;
+}
+
 }  // namespace
 
 bool have_kernels(const at::Tensor& x, at::TensorList gate, at::TensorList up, at::TensorList down) {
@@ -51,7 +57,8 @@ void for_each_tile_of(const Group& group, std::int64_t columns,
                       const std::function<void(const Block&, Range)>& f) {
   std::vector<std::pair<const Block*, Range>> tiles;
   for (const Block& block : group.blocks)
-    for (const Range r : cut(columns, kTileColumns)) tiles.emplace_back(&block, r);
+    for (const Range r : cut(columns, columns_beside(block.rows.size), kTileColumns))
+      tiles.emplace_back(&block, r);
   for_each_tile(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t i) {
     const auto& [block, range] = tiles[static_cast<std::size_t>(i)];
     f(*block, range);

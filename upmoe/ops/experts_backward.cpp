@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
 
 #include "upmoe/ops/expert_tiles.h"
 #include "upmoe/ops/product.h"
@@ -87,14 +88,14 @@ void group_backward(const Group& group, const ExpertPlan& plan, const Tensor& dy
                up_RF = part(layer.up_PF, 0, group.rows);
   const auto neurons = [&] { return at::empty({R, F}, dy_RH.options()); };
   const NeuronGradients d{neurons(), neurons(), neurons()};
-  const std::int64_t columns = cut(F, kTileColumns).front().size, parts = (F + columns - 1) / columns;
-  const Tensor dweight = at::empty({R, parts}, out.dweight_R.options());
+  const std::int64_t parts = (F + kTileColumns - 1) / kTileColumns;
+  const Tensor dweight = at::zeros({R, parts}, out.dweight_R.options());
   for_each_tile_of(group, F, [&](const Block& b, Range f) {
     const auto tile = [&](const Tensor& all) { return part(part(all, 0, b.rows), 1, f); };
     neurons_tile(part(dy_RH, 0, b.rows), part(layer.weights.down[b.expert], 1, f), tile(gate_RF), tile(up_RF),
                  data<float>(layer.weight_R) + group.rows.begin + b.rows.begin,
                  {tile(d.dgate_RF), tile(d.dup_RF), tile(d.scaled_RF)},
-                 data<float>(dweight) + b.rows.begin * parts + f.begin / columns, parts);
+                 data<float>(dweight) + b.rows.begin * parts + f.begin / kTileColumns, parts);
   });
   part(out.dweight_R, 0, group.rows).copy_(dweight.sum(/*dim=*/1));
   for_each_tile_of(group, H, [&](const Block& b, Range h) {

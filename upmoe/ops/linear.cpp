@@ -4,6 +4,7 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/ops/ops.h"
+#include "upmoe/ops/panel.h"
 #include "upmoe/ops/product.h"
 #include "upmoe/ops/reference.h"
 #include "upmoe/ops/tiles.h"
@@ -20,7 +21,8 @@ at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& weight_OI, const at:
   shape.back() = weight_OI.size(0);
   const at::Tensor x = x_NI.reshape({-1, weight_OI.size(1)}),
                    out = at::empty({x.size(0), weight_OI.size(0)}, x.options());
-  const std::vector<Range> rows = cut(out.size(0), kTileRows), columns = cut(out.size(1), kTileColumns);
+  const std::vector<Range> rows = cut(out.size(0), kTileRows),
+                           columns = cut(out.size(1), kTileColumns, kPanelColumns);
   for_each_tile(static_cast<std::int64_t>(rows.size() * columns.size()), [&](std::int64_t i) {
     const Range row = rows[static_cast<std::size_t>(i) / columns.size()],
                 column = columns[static_cast<std::size_t>(i) % columns.size()];

@@ -45,7 +45,7 @@ void interleave(const Bf16* a, const Bf16* b, std::size_t count, std::uint32_t* 
   const auto words = [](const Bf16* x, std::size_t n) __attribute__((always_inline)) {
     Shorts v{};
     __builtin_memcpy(&v, x, 2 * n);
-    return __builtin_convertvector(v, Words);
+    return widened(v);
   };
   in_registers(count, [&](std::size_t i, std::size_t n) {
     const Words both = words(a + i, n) | words(b + i, n) << 16;

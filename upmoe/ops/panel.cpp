@@ -94,6 +94,18 @@ void pack_panel(const at::Tensor& b_KN, Range k, Range n, std::int64_t words, st
   std::fill(panel + count * kPanelColumns, panel + words * kPanelColumns, 0);
 }
 
+void fetch_panel(const at::Tensor& b_KN, Range k, Range n, Range part, std::int64_t parts) {
+  const bool by_rows = rows_side_by_side(b_KN);
+  const Range lines = by_rows ? k : n, in_line = by_rows ? n : k;
+  const auto size = static_cast<std::int64_t>(b_KN.element_size());
+  const std::int64_t stride = b_KN.stride(by_rows ? 0 : 1) * size,
+                     end = lines.begin + lines.size * (part.begin + part.size) / parts;
+  const auto* const first = static_cast<const std::byte*>(b_KN.const_data_ptr()) + in_line.begin * size;
+  for (std::int64_t line = lines.begin + lines.size * part.begin / parts; line < end; ++line)
+    for (std::int64_t byte = 0; byte < in_line.size * size; byte += 64)
+      __builtin_prefetch(first + line * stride + byte, /*rw=*/0, /*locality=*/2);
+}
+
 template <class T>
 bool rows_are_packed(const at::Tensor& a_MK) {
   return rows_side_by_side(a_MK) && words_of<T>(a_MK.size(1)) * 4 == a_MK.size(1) * std::int64_t{sizeof(T)};

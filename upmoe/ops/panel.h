@@ -23,6 +23,10 @@ std::int64_t words_of(std::int64_t terms) {
 template <class T>
 void pack_panel(const at::Tensor& b_KN, Range k, Range n, std::int64_t words, std::uint32_t* panel);
 
+// Asks memory for some of so many parts of what pack_panel will read: short pieces of lines that lie apart,
+// which a processor does not see coming.
+void fetch_panel(const at::Tensor& b_KN, Range k, Range n, Range part, std::int64_t parts);
+
 // True where the rows of a lie in words side by side already.
 template <class T>
 bool rows_are_packed(const at::Tensor& a_MK);

@@ -35,7 +35,7 @@ using InOneDnn = std::conditional_t<std::is_same_v<T, float>, float, c10::BFloat
 
 // A panel times a block of rows.
 struct Block {
-  std::int64_t rows, words, stride_rows, stride_sums;
+  std::int64_t rows, columns, words, stride_rows, stride_sums;
   bool add;
 };
 
@@ -43,8 +43,8 @@ template <class T>
 void multiply_block(const Block& b, const T* rows, const std::uint32_t* panel, float* sums) {
   using In = InOneDnn<T>;
   constexpr std::int64_t kTermsAWord = 4 / sizeof(T);
-  blas::brgemm(b.rows, kPanelColumns, b.words * kTermsAWord, b.stride_rows, kPanelColumns, b.stride_sums,
-               b.add, reinterpret_cast<const In*>(rows), reinterpret_cast<const In*>(panel), sums,
+  blas::brgemm(b.rows, b.columns, b.words * kTermsAWord, b.stride_rows, kPanelColumns, b.stride_sums, b.add,
+               reinterpret_cast<const In*>(rows), reinterpret_cast<const In*>(panel), sums,
                /*is_vnni=*/kTermsAWord > 1);
 }
 
@@ -53,8 +53,8 @@ template <class T>
 bool probe() try {
   const std::uint32_t rows[2] = {}, panel[2 * kPanelColumns] = {};
   float sums[kPanelColumns];
-  multiply_block({1, 2, 4 / sizeof(T) * 2, kPanelColumns, false}, reinterpret_cast<const T*>(rows), panel,
-                 sums);
+  multiply_block({1, kPanelColumns, 2, 4 / sizeof(T) * 2, kPanelColumns, false},
+                 reinterpret_cast<const T*>(rows), panel, sums);
   return true;
 } catch (const c10::Error&) {
   return false;
@@ -96,15 +96,20 @@ void add_terms(const Factors& f, Range m, std::vector<Terms<T>>& out, std::uint3
   }
 }
 
+// next: the columns that come after n, if any. What is packed next is fetched while this is multiplied.
 template <class T>
-void multiply_rows(const std::vector<Terms<T>>& all, std::int64_t M, Range n, std::uint32_t* panel,
-                   float* sums, std::int64_t stride_sums) {
+void multiply_rows(const std::vector<Terms<T>>& all, std::int64_t M, Range n, Range next,
+                   std::uint32_t* panel, float* sums, std::int64_t stride_sums) {
   for (const Terms<T>& terms : all) {
     pack_panel<T>(*terms.b_KN, terms.k, n, terms.words, panel);
+    const bool last = &terms == &all.back();
+    const Terms<T>& after = last ? all.front() : *(&terms + 1);
+    const std::int64_t columns = (n.size + 15) / 16 * 16;  // nobody reads the sums beyond n
     std::int64_t size = kMostRows;
     for (std::int64_t m = 0; m < M; m += size) {
       while (size > M - m) size /= 2;
-      multiply_block({size, terms.words, terms.stride, stride_sums, &terms != &all.front()},
+      fetch_panel(*after.b_KN, after.k, last ? next : n, {m, size}, M);
+      multiply_block({size, columns, terms.words, terms.stride, stride_sums, &terms != &all.front()},
                      terms.rows + m * terms.stride, panel, sums + m * stride_sums);
     }
   }
@@ -129,11 +134,13 @@ void multiply_in_panels(at::ArrayRef<Factors> factors, const at::Tensor& out_MN)
     auto* const sums = reinterpret_cast<float*>(room(kSums, m.size * kPanelColumns));
     for (std::int64_t begin = 0; begin < N; begin += kPanelColumns) {
       const Range n{begin, std::min(kPanelColumns, N - begin)};
+      const Range next{begin + n.size, std::min(kPanelColumns, N - begin - n.size)};
       with_kernels(out_MN.scalar_type(), [&]<class Out>(const KernelsOf<Out>& k, Out) {
         Out* const out = data<Out>(out_MN) + m.begin * out_MN.stride(0) + n.begin;
         if constexpr (std::is_same_v<Out, float>)
-          if (n.size == kPanelColumns) return multiply_rows(terms, m.size, n, panel, out, out_MN.stride(0));
-        multiply_rows(terms, m.size, n, panel, sums, kPanelColumns);
+          if (n.size == kPanelColumns)
+            return multiply_rows(terms, m.size, n, next, panel, out, out_MN.stride(0));
+        multiply_rows(terms, m.size, n, next, panel, sums, kPanelColumns);
         for (std::int64_t r = 0; r < m.size; ++r)
           k.round(sums + r * kPanelColumns, static_cast<std::size_t>(n.size), out + r * out_MN.stride(0));
       });

@@ -24,12 +24,12 @@ bool has_kernels(const at::Tensor& x) {
   return x.is_cpu() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
 }
 
-std::vector<Range> cut(std::int64_t size, std::int64_t most) {
+std::vector<Range> cut(std::int64_t size, std::int64_t most, std::int64_t of) {
   const auto pieces_of = [](std::int64_t all, std::int64_t each) { return (all + each - 1) / each; };
   std::vector<Range> out;
   if (size == 0) return out;
   const std::int64_t even = pieces_of(size, pieces_of(size, most));
-  const std::int64_t step = std::min(most, pieces_of(even, 16) * 16);
+  const std::int64_t step = std::min(most, pieces_of(even, of) * of);
   for (std::int64_t begin = 0; begin < size; begin += step)
     out.push_back({begin, std::min(step, size - begin)});
   return out;

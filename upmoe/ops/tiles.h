@@ -33,8 +33,8 @@ T* data(const at::Tensor& x) {
 struct Range {
   std::int64_t begin, size;
 };
-// [0, size) in pieces of about equal size, all but the last multiples of 16, and none larger than `most`.
-std::vector<Range> cut(std::int64_t size, std::int64_t most);
+// [0, size) in pieces of about equal size, all but the last multiples of `of`, and none larger than `most`.
+std::vector<Range> cut(std::int64_t size, std::int64_t most, std::int64_t of = 16);
 
 // f(0) to f(count - 1); a thread that is done takes the next. ATen's operations may be called from f, and run
 // on one thread there; nothing is recorded for autograd.
