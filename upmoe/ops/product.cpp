@@ -24,10 +24,10 @@ enum Slot { kPanel = 8, kSums, kPackedRows, kRows };
 constexpr std::int64_t kMostRows = 64;  // of a block; smaller ones are powers of two, so that few kernels do
 constexpr std::int64_t kPackedBytes = 2 << 20;  // of rows of a that are laid out anew at a time
 
-// Words of so many terms of a that are laid out anew: 64 terms, or a multiple.
+// Words of so many terms of a that are laid out anew: 16 terms, or a multiple.
 template <class T>
 std::int64_t packed_words(std::int64_t terms) {
-  return words_of<T>((terms + 63) / 64 * 64);
+  return words_of<T>((terms + 15) / 16 * 16);
 }
 
 template <class T>
