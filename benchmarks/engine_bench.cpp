@@ -12,7 +12,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <fmt/format.h>
-#include <malloc.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -145,10 +144,7 @@ void time_peak(std::istream& job) {
 }  // namespace
 
 int main() try {
-#ifdef __GLIBC__
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // freed memory is kept, as upmoe-engine does
-  mallopt(M_TRIM_THRESHOLD, 512 << 20);
-#endif
+  upmoe::ops::keep_freed_memory();  // as upmoe-engine does
   Layer layer;
   for (std::string line; std::getline(std::cin, line); std::fflush(stdout)) {
     std::istringstream job(line);

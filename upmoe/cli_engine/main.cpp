@@ -1,11 +1,10 @@
 // upmoe-engine: the verbs that run models. `upmoe VERB` becomes this program.
-#include <malloc.h>
-
 #include <map>
 
 #include "upmoe/cli/engine_verbs.h"
 #include "upmoe/cli/program.h"
 #include "upmoe/cli_engine/commands.h"
+#include "upmoe/ops/tiles.h"
 
 namespace upmoe::cli {
 namespace {
@@ -21,18 +20,10 @@ std::vector<Command> verbs() {
   return all;
 }
 
-// Every layer makes tensors and lets them go: pages given back to the system would have to be cleared anew.
-void keep_freed_memory() {
-#ifdef __GLIBC__
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that it takes
-  mallopt(M_TRIM_THRESHOLD, 512 << 20);
-#endif
-}
-
 }  // namespace
 }  // namespace upmoe::cli
 
 int main(int argc, char** argv) {
-  upmoe::cli::keep_freed_memory();
+  upmoe::ops::keep_freed_memory();
   return upmoe::cli::run_program(upmoe::cli::verbs(), argc, argv);
 }

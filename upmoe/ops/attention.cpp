@@ -20,10 +20,6 @@ enum Slot { kQuery, kScore, kWeight, kOut };
 constexpr std::int64_t kLeast = 128, kMost = 8192;
 constexpr std::int64_t kQueries = 256;  // rows of a tile: heads that share k and v, at some positions
 
-std::int64_t up_to(std::int64_t multiple, std::int64_t size) {
-  return (size + multiple - 1) / multiple * multiple;
-}
-
 // What positions [begin, begin + size) of one sequence get from one head of k and v, whose S_D are
 // [positions, D].
 template <class T>

@@ -88,7 +88,7 @@ void group_backward(const Group& group, const ExpertPlan& plan, const Tensor& dy
                up_RF = part(layer.up_PF, 0, group.rows);
   const auto neurons = [&] { return at::empty({R, F}, dy_RH.options()); };
   const NeuronGradients d{neurons(), neurons(), neurons()};
-  const std::int64_t parts = (F + kTileColumns - 1) / kTileColumns;
+  const std::int64_t parts = up_to(kTileColumns, F) / kTileColumns;
   const Tensor dweight = at::zeros({R, parts}, out.dweight_R.options());
   for_each_tile_of(group, F, [&](const Block& b, Range f) {
     const auto tile = [&](const Tensor& all) { return part(part(all, 0, b.rows), 1, f); };

@@ -27,7 +27,7 @@ constexpr std::int64_t kPackedBytes = 2 << 20;  // of rows of a that are laid ou
 // Words of so many terms of a that are laid out anew: 16 terms, or a multiple.
 template <class T>
 std::int64_t packed_words(std::int64_t terms) {
-  return words_of<T>((terms + 15) / 16 * 16);
+  return words_of<T>(up_to(16, terms));
 }
 
 template <class T>
@@ -104,7 +104,7 @@ void multiply_rows(const std::vector<Terms<T>>& all, std::int64_t M, Range n, Ra
     pack_panel<T>(*terms.b_KN, terms.k, n, terms.words, panel);
     const bool last = &terms == &all.back();
     const Terms<T>& after = last ? all.front() : *(&terms + 1);
-    const std::int64_t columns = (n.size + 15) / 16 * 16;  // nobody reads the sums beyond n
+    const std::int64_t columns = up_to(16, n.size);  // nobody reads the sums beyond n
     std::int64_t size = kMostRows;
     for (std::int64_t m = 0; m < M; m += size) {
       while (size > M - m) size /= 2;

@@ -4,6 +4,8 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/from_blob.h>
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -25,11 +27,10 @@ bool has_kernels(const at::Tensor& x) {
 }
 
 std::vector<Range> cut(std::int64_t size, std::int64_t most, std::int64_t of) {
-  const auto pieces_of = [](std::int64_t all, std::int64_t each) { return (all + each - 1) / each; };
   std::vector<Range> out;
   if (size == 0) return out;
-  const std::int64_t even = pieces_of(size, pieces_of(size, most));
-  const std::int64_t step = std::min(most, pieces_of(even, of) * of);
+  const std::int64_t pieces = up_to(most, size) / most, even = up_to(pieces, size) / pieces;
+  const std::int64_t step = std::min(most, up_to(of, even));
   for (std::int64_t begin = 0; begin < size; begin += step)
     out.push_back({begin, std::min(step, size - begin)});
   return out;
@@ -66,6 +67,13 @@ at::Tensor scratch(int slot, std::int64_t rows, std::int64_t columns, at::Scalar
   std::size_t room = kept.size;
   std::align(64, asked - 64, start, room);
   return at::from_blob(start, {rows, columns}, at::TensorOptions(dtype));
+}
+
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the most that it takes
+  mallopt(M_TRIM_THRESHOLD, 512 << 20);
+#endif
 }
 
 }  // namespace upmoe::ops

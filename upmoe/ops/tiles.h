@@ -36,6 +36,10 @@ struct Range {
 // [0, size) in pieces of about equal size, all but the last multiples of `of`, and none larger than `most`.
 std::vector<Range> cut(std::int64_t size, std::int64_t most, std::int64_t of = 16);
 
+constexpr std::int64_t up_to(std::int64_t multiple, std::int64_t size) {
+  return (size + multiple - 1) / multiple * multiple;
+}
+
 // f(0) to f(count - 1); a thread that is done takes the next. ATen's operations may be called from f, and run
 // on one thread there; nothing is recorded for autograd.
 void for_each_tile(std::int64_t count, const std::function<void(std::int64_t)>& f);
@@ -45,5 +49,9 @@ void for_each_row(std::int64_t rows, std::int64_t numbers_a_row, const std::func
 
 // Memory of this thread, kept for the next time; valid until the thread asks for the same slot again.
 at::Tensor scratch(int slot, std::int64_t rows, std::int64_t columns, at::ScalarType dtype);
+
+// For programs. Every layer makes tensors and lets them go: pages given back to the system would have to be
+// cleared anew.
+void keep_freed_memory();
 
 }  // namespace upmoe::ops

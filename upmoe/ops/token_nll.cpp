@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "upmoe/base/error.h"
+#include "upmoe/ops/panel.h"
 #include "upmoe/ops/product.h"
 #include "upmoe/ops/raw.h"
 #include "upmoe/ops/reference.h"
@@ -52,7 +53,8 @@ struct Denominator {
 
 Denominator denominator(const Tensor& hidden, const Tensor& head, const std::int64_t* target) {
   const auto N = static_cast<std::size_t>(hidden.size(0));
-  const std::vector<Range> rows = cut(hidden.size(0), kTileRows), columns = cut(head.size(0), kTileColumns);
+  const std::vector<Range> rows = cut(hidden.size(0), kTileRows),
+                           columns = cut(head.size(0), kTileColumns, kPanelColumns);
   Denominator out{std::vector<double>(N), std::vector<float>(N)};
   std::vector<Part> part(N * columns.size());
   for_each_tile(static_cast<std::int64_t>(rows.size() * columns.size()), [&](std::int64_t i) {
