@@ -18,14 +18,14 @@ assert sys.byteorder == "little", "token files are little endian"
 class TokenWriter:
     """with TokenWriter(...) as writer: writer.add(ids); ... writer.commit()"""
 
-    def __init__(self, out: str, vocabulary: int, force: bool):
+    def __init__(self, out: str, vocabulary: int, replace: bool):
         base = Path(out)
         if base.suffix in (".bin", ".idx"):
             base = base.with_suffix("")
         self.bin, self.idx = Path(f"{base}.bin"), Path(f"{base}.idx")
         for path in (self.bin, self.idx):
-            if path.is_dir() or (path.exists() and not force):
-                raise Error(f"{printable(path)}: is there already" + ("" if path.is_dir() else "; --force replaces it"))
+            if path.is_dir() or (path.exists() and not replace):
+                raise Error(f"{printable(path)}: is there already" + ("" if path.is_dir() else "; --replace replaces it"))
         self.code, self.type, self.name = (UINT16, "H", "uint16") if vocabulary <= 65536 else (INT32, "i", "int32")
         self.lengths = array.array("i")
         self.tokens = 0

@@ -26,7 +26,7 @@ def add_arguments(parser) -> None:
     parser.add_argument("--add-bos", action="store_true", help="put the model's bos_token_id before each document")
     parser.add_argument("--max-tokens", type=int, default=0, metavar="N", help="stop after N tokens (default: 0, no limit)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads that encode (default: 0, as there are cores)")
-    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    parser.add_argument("--replace", "--force", action="store_true", help="replace an existing output")
 
 
 def run(asked) -> None:
@@ -39,7 +39,7 @@ def run(asked) -> None:
     tokenizer = model.tokenizer
     before, behind = ids_before(model, asked.add_bos), ids_behind(model, asked.eod)
     start = time.monotonic()
-    with TokenWriter(asked.output, model.vocabulary, asked.force) as writer, Progress() as progress:
+    with TokenWriter(asked.output, model.vocabulary, asked.replace) as writer, Progress() as progress:
         found = documents(asked.files, asked.field, progress.note)
         for ids in encoded(tokenizer, found):
             ids = before + ids + behind

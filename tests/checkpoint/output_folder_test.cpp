@@ -99,8 +99,8 @@ TEST_F(OutputFolderTest, TakesAnEmptyFolderForNone) {
 
 TEST_F(OutputFolderTest, RefusesAnExistingOne) {
   const fs::path place = make_checkpoint("out");
-  EXPECT_TRUE(
-      fails_with([&] { OutputFolder output(place, false); }, {place.string(), "exists already", "--force"}));
+  EXPECT_TRUE(fails_with([&] { OutputFolder output(place, false); },
+                         {place.string(), "exists already", "--replace"}));
   EXPECT_EQ(read_file(place / "config.json"), "old");
   EXPECT_EQ(temp_.names(), Names{"out"});
 }
@@ -128,7 +128,7 @@ TEST_F(OutputFolderTest, KeepsTheOldOneUntilTheNewOneIsWhole) {
 TEST_F(OutputFolderTest, NeverReplacesWhatIsNoCheckpoint) {
   write_file(temp_ / "home" / "letters" / "mother.txt", "text");
   EXPECT_TRUE(fails_with([&] { OutputFolder output(temp_ / "home", true); },
-                         {"/home", "not a checkpoint folder", "--force"}));
+                         {"/home", "not a checkpoint folder", "--replace"}));
   write_file(temp_ / "file", "text");
   EXPECT_TRUE(fails_with([&] { OutputFolder output(temp_ / "file", true); }, {"/file", "not a folder"}));
   fs::create_symlink("nowhere", temp_ / "link");
@@ -179,7 +179,7 @@ TEST_F(OutputFolderTest, FollowsALinkToAFolder) {
 TEST_F(OutputFolderTest, NamesWhatAKilledRunHasLeft) {
   write_file(temp_ / "out.upmoe-partial" / "file", "text");
   EXPECT_TRUE(fails_with([&] { OutputFolder output(temp_ / "out", false); },
-                         {"/out.upmoe-partial", "killed", "--force"}));
+                         {"/out.upmoe-partial", "killed", "--replace"}));
   EXPECT_TRUE(fs::exists(temp_ / "out.upmoe-partial" / "file"));
 }
 

@@ -95,12 +95,22 @@ TEST_F(PlanTest, GivesAMethodThatSplitsAsManyParametersAsTheDenseModelHas) {
   EXPECT_NE(message(asked).find("--experts is 0"), std::string::npos) << message(asked);
 }
 
-TEST_F(PlanTest, RefusesTheZeroRouterUnlessForced) {
+TEST_F(PlanTest, RefusesTheZeroRouterUnlessItIsAllowed) {
   ConvertRequest asked = request();
   asked.router_init = "zero";
-  EXPECT_NE(message(asked).find("--force"), std::string::npos);
-  asked.force = true;
+  EXPECT_NE(message(asked).find("--allow router-init"), std::string::npos) << message(asked);
+  asked.replace = true;  // has nothing to do with it
+  asked.allow = {"not-finite"};
+  EXPECT_NE(message(asked).find("--allow router-init"), std::string::npos) << message(asked);
+  asked.allow = {"router-init"};
   EXPECT_EQ(message(asked), "");
+}
+
+TEST_F(PlanTest, AnswersAnUnknownAllowanceWithThoseThereAre) {
+  ConvertRequest asked = request();
+  asked.allow = {"router-intit"};
+  EXPECT_NE(message(asked).find("'router-intit'"), std::string::npos) << message(asked);
+  EXPECT_NE(message(asked).find("router-init, not-finite; did you mean 'router-init'?"), std::string::npos);
 }
 
 TEST_F(PlanTest, AnswersUnknownNamesWithWhatThereIs) {

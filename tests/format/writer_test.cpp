@@ -45,7 +45,7 @@ TEST(SafetensorsWriter, RefusesAFileThatIsThereUnlessItIsToBeReplaced) {
   const test::TempFolder folder;
   test::write_file(folder / "x", "old");
   std::filesystem::create_directory(folder / "folder");
-  EXPECT_TRUE(fails_with([&] { writer(folder / "x"); }, {"is there already; --force replaces it"}));
+  EXPECT_TRUE(fails_with([&] { writer(folder / "x"); }, {"is there already; --replace replaces it"}));
   EXPECT_TRUE(fails_with([&] { writer(folder / "folder", true); }, {"is no file that could be replaced"}));
   SafetensorsWriter out = writer(folder / "x", true);
   out.put("a", kA), out.put("b", kB);

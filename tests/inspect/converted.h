@@ -19,7 +19,7 @@ class ConvertedTest : public ::testing::Test {
     request.folder = dense();
     request.method = method;
     request.method_options = options;
-    request.force = true;
+    request.replace = true;
     request.experts = 4;
     convert(make_plan(request), out, {});
     return out;

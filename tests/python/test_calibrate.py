@@ -39,7 +39,7 @@ def calibrate(upmoe, tmp_path, data):
     """calibrate(FOLDER, OPTION...) -> the tensors of the file."""
 
     def calibrated(folder, *options, path=tmp_path / "stats.safetensors") -> dict[str, torch.Tensor]:
-        result = upmoe("calibrate", folder, *data, "-o", path, "--context", CONTEXT, "--active", ACTIVE, "--force", *options)
+        result = upmoe("calibrate", folder, *data, "-o", path, "--context", CONTEXT, "--active", ACTIVE, "--replace", *options)
         assert result.returncode == 0, result.stderr
         return safetensors.torch.load_file(path)
 
@@ -243,7 +243,7 @@ def test_what_is_missing_and_what_is_there_already(upmoe, tiny_folder, data, tmp
     assert upmoe("calibrate", folder, *data).returncode == 2
     out.write_text("mine")
     result = upmoe("calibrate", folder, *data, "-o", out)
-    assert result.returncode == 1 and "--force replaces it" in result.stderr and out.read_text() == "mine"
+    assert result.returncode == 1 and "--replace replaces it" in result.stderr and out.read_text() == "mine"
     assert upmoe("calibrate", folder, *data, "-o", tmp_path / "no" / "stats").returncode == 1
 
 

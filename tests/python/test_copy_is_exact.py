@@ -20,7 +20,7 @@ def dense(tiny_folder, variant):
 # 1e-5: the experts' weights sum to 1 up to float32 rounding, and the sum of two halves rounds once more per layer.
 @every_variant
 def test_the_logits_are_the_dense_ones(tiny_folder, convert, dense, variant, router_init):
-    out = convert(tiny_folder(variant), "--method", "copy", "--router-init", router_init, "--force")
+    out = convert(tiny_folder(variant), "--method", "copy", "--router-init", router_init, "--allow", "router-init")
     ids_BT = checkpoint.some_ids_BT()
     expected_BTV = checkpoint.logits_BTV(dense, ids_BT)
     assert checkpoint.relative_error(checkpoint.logits_BTV(checkpoint.load(out), ids_BT), expected_BTV) <= 1e-5

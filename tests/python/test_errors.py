@@ -205,7 +205,7 @@ def test_a_folder_that_is_not_whole(source, spoil, says):
         (("--ratio", "nan"), USAGE, "ratio"),
         (("--experts", "2", "--top-k", "3"), USAGE, "3.*2|2.*3"),
         (("--experts", "0"), USAGE, "experts"),
-        (("--router-init", "zero"), USAGE, "zero.*--force"),
+        (("--router-init", "zero"), USAGE, "zero.*--allow router-init"),
         (("--router-init", "orthogonal", "--experts", "65"), FAILED, "orthogonal.*65"),
     ],
     ids=str,
@@ -245,7 +245,7 @@ def test_an_output_that_exists_is_left_alone(source, upmoe):
     out = source.parent / "out"
     out.mkdir()
     (out / "config.json").write_text("mine")
-    assert_refused(source, says="out.*exists.*--force")
+    assert_refused(source, says="out.*exists.*--replace")
     assert (out / "config.json").read_text() == "mine"
 
 
@@ -254,7 +254,7 @@ def test_force_replaces_a_checkpoint_and_leaves_no_stale_weights(source, upmoe):
     shards = ("--max-shard-size", "300KB")
     assert upmoe("convert", source, out, *shards).returncode == 0
     assert len(list(out.glob("*.safetensors"))) > 1
-    assert upmoe("convert", source, out, "--force").returncode == 0
+    assert upmoe("convert", source, out, "--replace").returncode == 0
     assert [path.name for path in out.glob("model*")] == ["model.safetensors"]
 
 
@@ -262,10 +262,10 @@ def test_force_does_not_replace_a_folder_that_is_no_checkpoint(source, upmoe):
     out = source.parent / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("mine")
-    assert_refused(source, "--force", says="out.*--force")
+    assert_refused(source, "--replace", says="out.*--replace")
 
 
-@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
+@pytest.mark.parametrize("force", [(), ("--replace",)], ids=["", "force"])
 def test_the_source_is_not_replaced_by_its_own_output(source, upmoe, force):
     before = {path.name: path.read_bytes() for path in source.iterdir()}
     result = upmoe("convert", source, source, *force)
@@ -320,7 +320,7 @@ def test_interrupted_with_force_it_leaves_the_old_output(slow_source, tiny_folde
     out = large_folder / "out"
     assert conftest.run("convert", tiny_folder(tiny.VARIANTS[0]), out).returncode == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    process = start(slow_source, out, "--force")
+    process = start(slow_source, out, "--replace")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == INTERRUPTED
@@ -335,13 +335,13 @@ def test_killed_it_leaves_nothing_under_the_final_name_and_says_what_to_do(slow_
     assert not (large_folder / "out").exists()
     again = conftest.run("convert", slow_source, large_folder / "out", "--experts", "2")
     assert again.returncode == FAILED
-    assert re.fullmatch(r"upmoe: [^\n]*killed[^\n]*--force\n", again.stderr)
-    forced = conftest.run("convert", slow_source, large_folder / "out", "--experts", "2", "--force")
+    assert re.fullmatch(r"upmoe: [^\n]*killed[^\n]*--replace\n", again.stderr)
+    forced = conftest.run("convert", slow_source, large_folder / "out", "--experts", "2", "--replace")
     assert forced.returncode == 0, forced.stderr
     assert os.listdir(large_folder) == ["out"]
 
 
-@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "force"])
+@pytest.mark.parametrize("force", [(), ("--replace",)], ids=["", "force"])
 def test_two_runs_do_not_write_to_the_same_place(slow_source, tiny_folder, large_folder, force):
     first = start(slow_source, large_folder / "out")
     second = conftest.run("convert", tiny_folder(tiny.VARIANTS[0]), large_folder / "out", *force)

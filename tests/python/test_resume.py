@@ -264,12 +264,12 @@ def test_it_does_not_go_on_with_another_source(killed, tmp_path):
 
 def test_without_a_word_it_neither_goes_on_nor_starts_anew(killed):
     before = faults.contents(killed.out.parent)
-    assert_refused(killed.run(), "--resume.*--force|--force.*--resume")
+    assert_refused(killed.run(), "--resume.*--replace|--replace.*--resume")
     assert faults.contents(killed.out.parent) == before
 
 
 def test_force_starts_anew(killed, undisturbed):
-    assert_finished(killed, undisturbed[2], killed.run("", "--force", "--seed", "0"))
+    assert_finished(killed, undisturbed[2], killed.run("", "--replace", "--seed", "0"))
 
 
 def test_an_error_leaves_what_a_resume_needs_only_if_one_was_asked_for(conversion, undisturbed, late):
@@ -308,7 +308,7 @@ def test_a_partial_folder_that_is_a_link_is_not_followed(conversion, tmp_path):
     elsewhere.mkdir()
     (elsewhere / "thesis.tex").write_text("mine")
     partial_of(conversion).symlink_to(elsewhere)
-    for option in ("--resume", "--force"):
+    for option in ("--resume", "--replace"):
         assert_refused(conversion.run("", option), PARTIAL)
         assert (elsewhere / "thesis.tex").read_text() == "mine"
 

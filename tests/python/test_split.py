@@ -41,7 +41,7 @@ def test_all_experts_together_are_the_dense_model(tiny_folder, convert, variant,
         pytest.skip(f"{experts} experts can't share the neurons of {variant}")
     source, ids_BT = tiny_folder(variant), checkpoint.some_ids_BT()
     out = convert(source, "--method", "split", "--order", order, "--rescale", experts, "--experts", experts,
-                  "--top-k", experts, "--router-init", "zero", "--force")
+                  "--top-k", experts, "--router-init", "zero", "--allow", "router-init")
     expected_BTV = checkpoint.logits_BTV(checkpoint.load_dense(source, variant), ids_BT)
     assert checkpoint.relative_error(checkpoint.logits_BTV(checkpoint.load(out), ids_BT), expected_BTV) <= 1e-5
 

@@ -141,9 +141,9 @@ def test_an_output_is_replaced_only_by_force(model, tmp_path):
     assert tokenize(model, tiny.TEXT, "-o", out).returncode == 0
     before = out.with_suffix(".bin").read_bytes()
     refused = tokenize(model, tiny.TEXT, "-o", out, "--eod", "none")
-    assert (refused.returncode, "--force" in refused.stderr) == (FAILED, True)
+    assert (refused.returncode, "--replace" in refused.stderr) == (FAILED, True)
     assert out.with_suffix(".bin").read_bytes() == before
-    assert tokenize(model, tiny.TEXT, "-o", out, "--eod", "none", "--force").returncode == 0
+    assert tokenize(model, tiny.TEXT, "-o", out, "--eod", "none", "--replace").returncode == 0
     assert out.with_suffix(".bin").read_bytes() == before[:-2]
 
 

@@ -29,10 +29,16 @@ struct Choice {
   std::vector<std::string> of;
 };
 
+// Some of a few words, each once and in the order of `of`. May be given several times, or with commas.
+struct Choices {
+  std::vector<std::string> values;
+  std::vector<std::string> of;
+};
+
 struct OptionInfo {
   std::string name, preset, help;
   std::vector<std::string> choices;  // empty: any value of its type
-  std::string type;                  // "number", "integer", "text", "flag"
+  std::string type;                  // "number", "integer", "text", "flag", "list"
 };
 
 namespace option_value {
@@ -52,6 +58,19 @@ inline void read(Choice& field, std::string_view name, std::string_view text) {
                                  join(field.of), guess(text, field.of)));
   field.value = text;
 }
+inline void read(Choices& field, std::string_view name, std::string_view text) {
+  std::vector<std::string> asked;
+  while (!text.empty()) {
+    Choice one{"", field.of};
+    const std::size_t end = std::min(text.find(','), text.size());
+    read(one, name, text.substr(0, end));
+    asked.push_back(one.value);
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  field.values.clear();
+  for (const std::string& word : field.of)
+    if (std::ranges::find(asked, word) != asked.end()) field.values.push_back(word);
+}
 
 inline void read(std::string& field, std::string_view /*name*/, std::string_view text) { field = text; }
 inline void read(bool& field, std::string_view name, std::string_view text) {
@@ -63,17 +82,20 @@ inline void read(bool& field, std::string_view name, std::string_view text) {
 inline std::string write(double value) { return fmt::format("{}", value); }
 inline std::string write(std::int64_t value) { return fmt::format("{}", value); }
 inline std::string write(const Choice& value) { return value.value; }
+inline std::string write(const Choices& value) { return join(value.values, ","); }
 inline std::string write(const std::string& value) { return value; }
 inline std::string write(bool value) { return value ? "true" : "false"; }
 
 inline std::vector<std::string> choices(const auto& /*field*/) { return {}; }
 inline std::vector<std::string> choices(const Choice& field) { return field.of; }
+inline std::vector<std::string> choices(const Choices& field) { return field.of; }
 
 inline const char* type_name(double) { return "number"; }
 inline const char* type_name(std::int64_t) { return "integer"; }
 inline const char* type_name(bool) { return "flag"; }
 inline const char* type_name(const std::string&) { return "text"; }
 inline const char* type_name(const Choice&) { return "text"; }
+inline const char* type_name(const Choices&) { return "list"; }
 
 }  // namespace option_value
 

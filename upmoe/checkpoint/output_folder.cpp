@@ -37,7 +37,7 @@ bool is_there(const fs::path& path) {
   return fs::symlink_status(path, error).type() > fs::file_type::not_found;
 }
 
-// What --force may replace: our own outputs, and folders with a model's configuration and its weights.
+// What --replace may replace: our own outputs, and folders with a model's configuration and its weights.
 bool is_checkpoint(const fs::path& place) {
   if (is_there(place / "upmoe.json")) return true;
   const auto is_weights = [](const fs::directory_entry& entry) {
@@ -63,10 +63,10 @@ void check_place(const fs::path& place, bool replace) {
   require(!is_mount_point(place), "{}: is a mount point, which can't be replaced; choose a folder in it",
           shown(place));
   if (fs::is_empty(place, error)) return;
-  require(replace, "{}: exists already; choose another output, or replace it with --force", shown(place));
+  require(replace, "{}: exists already; choose another output, or replace it with --replace", shown(place));
   require(
       is_checkpoint(place),
-      "{}: is not a checkpoint folder (it has no config.json and weights), so --force does not replace it",
+      "{}: is not a checkpoint folder (it has no config.json and weights), so --replace does not replace it",
       shown(place));
 }
 
@@ -119,7 +119,7 @@ OutputFolder::OutputFolder(const fs::path& place, bool replace, Leftover leftove
   if (is_new || leftover != Leftover::refuse) return;
   if (!replace) {
     lock_ = FileDescriptor(-1);
-    fail("{}: left behind by a run that was killed; go on with --resume, or start anew with --force",
+    fail("{}: left behind by a run that was killed; go on with --resume, or start anew with --replace",
          shown(partial_));
   }
   for (const fs::directory_entry& entry : fs::directory_iterator(partial_)) fs::remove_all(entry.path());

@@ -13,7 +13,7 @@ struct CalibrateFlags {
   Choice importance = {"auto", {"auto", "on", "off"}};
   bool covariance = false;
   ModelFlags model;
-  bool force = false;
+  bool replace = false;
   void visit(auto&& field) {
     field(context, "context", "tokens of a window; 0: the smaller of 2048 and what the model is made for");
     field(max_tokens, "max-tokens", "look at this many tokens of each text at most; 0: at all");
@@ -30,7 +30,7 @@ struct CalibrateFlags {
           "importance of neurons by gradient: about two passes more; auto: of a dense model");
     field(covariance, "covariance", "keep the covariance of the router inputs");
     model.visit(field);
-    field(force, "force", "replace an existing output");
+    field(replace, "replace", "replace an existing output");
   }
 };
 

@@ -15,6 +15,7 @@
 #include "upmoe/cli/progress_bar.h"
 #include "upmoe/cli/ranks.h"
 #include "upmoe/cli/settings.h"
+#include "upmoe/convert/allowances.h"
 #include "upmoe/convert/convert.h"
 #include "upmoe/convert/disk_rate.h"
 #include "upmoe/convert/record.h"
@@ -45,7 +46,8 @@ struct ConvertOptions {
   std::int64_t threads = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
   std::string ranks = "1";
   std::int64_t rank = -1;
-  bool keep_tied = false, resume = false, reflink = false, dry_run = false, force = false;
+  bool keep_tied = false, resume = false, reflink = false, dry_run = false, replace = false;
+  Choices allow{{}, allowance_names()};
   void visit(auto&& field) {
     field(method, "method", "what the experts are made of");
     field(experts, "experts", "experts in each layer");
@@ -62,7 +64,8 @@ struct ConvertOptions {
     field(resume, "resume", "go on with what a killed run has left, and leave such when this one is stopped");
     field(reflink, "reflink", "let equal experts share their place on the disk, where the file system can");
     field(dry_run, "dry-run", "print the plan and write nothing");
-    field(force, "force", "replace an existing output; do what upmoe advises against");
+    field(replace, "replace", "replace an output that is there");
+    field(allow, "allow", "do what upmoe advises against; may be given several times");
   }
 };
 
@@ -191,12 +194,27 @@ ConvertRequest request_of(Arguments& arguments, Values& values, const ConvertOpt
   request.seed = static_cast<std::uint64_t>(options.seed);
   request.keep_tied = options.keep_tied;
   request.max_shard_bytes = parse_bytes(options.max_shard_size, "--max-shard-size");
-  request.force = options.force;
+  request.replace = options.replace;
+  request.allow = options.allow.values;
   return request;
 }
 
+// upmoe up to 0.1.0 wrote `force = true` where a router start had to be forced; there it replaced the output
+// as well, which no recipe does any more.
+void take_force(const Arguments& arguments, Values& values) {
+  const auto node = values.extract("force");
+  bool forced = false;
+  if (node) option_value::read(forced, "force", node.mapped());
+  if (!forced) return;
+  std::string& allow = values["allow"];
+  allow += allow.empty() ? "router-init" : ",router-init";
+  fmt::print("note: {}: 'force' is read as allow = [\"router-init\"]; it does not replace the output\n",
+             printable(arguments.recipe));
+}
+
 int run(Arguments& arguments) {
-  Values values = arguments.settings.values(arguments.recipe, {"source", "output"});
+  Values values = arguments.settings.values(arguments.recipe, {"source", "output", "force"});
+  take_force(arguments, values);
   take_places(arguments, values);
   const ConvertOptions options = parse<ConvertOptions>(take(values, describe<ConvertOptions>()), "convert");
   if (options.threads < 1 || options.threads > 4096)
@@ -206,7 +224,7 @@ int run(Arguments& arguments) {
   const Source source = find_source(request.source);
   request.folder = source.folder;
   request.from_hub = source.from_hub;
-  check_output(arguments.output, request.folder, request.force || options.dry_run);
+  check_output(arguments.output, request.folder, request.replace || options.dry_run);
 
   const Plan plan = make_plan(request);
   print_plan(plan, arguments.output);

@@ -14,9 +14,20 @@ std::string value_text(const toml::node& node, const std::string& key, const std
       fmt::format("{}: the value of '{}' is neither text, a number, true nor false", where, printable(key)));
 }
 
+std::string list_text(const toml::array& list, const std::string& key, const std::string& where) {
+  std::vector<std::string> out;
+  for (const toml::node& node : list)
+    if (const auto text = node.value_exact<std::string>())
+      out.push_back(*text);
+    else
+      throw UsageError(fmt::format("{}: '{}' is a list of more than texts", where, printable(key)));
+  return join(out, ",");
+}
+
 }  // namespace
 
-Values parse_recipe(std::string_view text, std::string_view where, const std::vector<std::string>& known) {
+Values parse_recipe(std::string_view text, std::string_view where, const std::vector<std::string>& known,
+                    const std::vector<std::string>& lists) {
   const std::string shown = printable(where);
   Values out;
   try {
@@ -25,7 +36,8 @@ Values parse_recipe(std::string_view text, std::string_view where, const std::ve
       if (std::ranges::find(known, name) == known.end())
         throw UsageError(fmt::format("{}: there is no option '{}'; there are: {}{}", shown, printable(name),
                                      join(known), guess(name, known)));
-      out[name] = value_text(node, name, shown);
+      const bool is_list = node.is_array() && std::ranges::find(lists, name) != lists.end();
+      out[name] = is_list ? list_text(*node.as_array(), name, shown) : value_text(node, name, shown);
     }
   } catch (const toml::parse_error& error) {
     throw UsageError(

@@ -6,12 +6,21 @@
 #include "upmoe/io/file_descriptor.h"
 
 namespace upmoe::cli {
+namespace {
+
+constexpr const char* kReplace = "replace";
+
+}  // namespace
 
 void Settings::add(CLI::App& app, const OptionInfo& info, const std::string& group) {
   Entry& entry = entries_.emplace_back(Entry{info, nullptr, {}});
   const std::string choices = info.choices.empty() ? "" : " (" + join(info.choices, " | ") + ")";
   if (info.type == "flag") {
-    entry.option = app.add_flag("--" + info.name, info.help);
+    const char* also = info.name == kReplace ? ",--force" : "";  // its old name
+    entry.option = app.add_flag("--" + info.name + also, info.help);
+  } else if (info.type == "list") {
+    entry.option = app.add_option("--" + info.name, entry.text, info.help + choices);
+    entry.option->type_name("NAME")->join(',');
   } else {
     entry.option = app.add_option("--" + info.name, entry.text, info.help + choices);
     entry.option->type_name(info.type == "number"    ? "X"
@@ -25,9 +34,16 @@ void Settings::add(CLI::App& app, const OptionInfo& info, const std::string& gro
 
 Values Settings::values(const std::filesystem::path& recipe, const std::vector<std::string>& also) const {
   Values out;
-  std::vector<std::string> known = also;
-  for (const Entry& entry : entries_) known.push_back(entry.info.name);
-  if (!recipe.empty()) out = parse_recipe(read_small_file(recipe, 1u << 20), recipe.string(), known);
+  std::vector<std::string> known = also, lists;
+  for (const Entry& entry : entries_) {
+    known.push_back(entry.info.name);
+    if (entry.info.type == "list") lists.push_back(entry.info.name);
+  }
+  if (!recipe.empty()) out = parse_recipe(read_small_file(recipe, 1u << 20), recipe.string(), known, lists);
+  if (out.contains(kReplace))
+    throw UsageError(
+        fmt::format("{}: '{}' is said on the command line only, so that no recipe deletes anything",
+                    printable(recipe.string()), kReplace));
   for (const Entry& entry : entries_)
     if (entry.option->count() > 0)
       out[entry.info.name] =

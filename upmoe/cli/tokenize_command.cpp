@@ -15,14 +15,14 @@ struct TokenizeOptions {
   std::string field = "text", eod = "auto";
   bool add_bos = false;
   std::int64_t max_tokens = 0, threads = 0;
-  bool force = false;
+  bool replace = false;
   void visit(auto&& field_) {
     field_(field, "field", "of a .jsonl line, the text");
     field_(eod, "eod", "id at the end of each document; auto: the model's eos_token_id; none");
     field_(add_bos, "add-bos", "put the model's bos_token_id before each document");
     field_(max_tokens, "max-tokens", "stop after so many tokens; 0: no limit");
     field_(threads, "threads", "threads that encode; 0: as there are cores");
-    field_(force, "force", "replace an existing output");
+    field_(replace, "replace", "replace an existing output");
   }
 };
 

@@ -103,7 +103,7 @@ CalibrationRecord make_record(const Arguments& arguments, const CalibrateFlags& 
   for (const auto& [name, weight] : weights.entries()) out.source_xxh3[name] = hex(xxh3(weight.data()));
   weights.require_intact();
   for (const OptionInfo& option : describe(flags)) out.options[option.name] = option.preset;
-  for (const char* not_its_business : {"threads", "device", "force"}) out.options.erase(not_its_business);
+  for (const char* not_its_business : {"threads", "device", "replace"}) out.options.erase(not_its_business);
   for (std::size_t d = 0; d < texts.files.size(); ++d)
     out.texts.push_back({printable(std::filesystem::path(arguments.data[d]).stem().string()),
                          hash_of(texts.files[d], calibrator.tokens(d))});
@@ -152,7 +152,7 @@ int run(Arguments arguments) {
   eval::Calibrator calibrator(model, texts.files, engine_options(flags));
   const std::vector<std::pair<std::string, std::string>> metadata = {
       {kCalibrationKey, calibration_record_text(make_record(arguments, flags, model, texts, calibrator))}};
-  SafetensorsWriter out(arguments.output, calibration_layout(calibrator.shape()), metadata, flags.force);
+  SafetensorsWriter out(arguments.output, calibration_layout(calibrator.shape()), metadata, flags.replace);
   {
     ProgressBar bar("calibrating", ProgressBar::Unit::tokens);
     calibrator.run(watched(bar, Interrupted()));

@@ -75,7 +75,7 @@ class Conversion {
         shared_(options.rank.ranks > 1),
         carried_(side_files(plan.source.folder())),
         card_(source_card(plan.source.folder())),
-        output_(place, plan.request.force,
+        output_(place, plan.request.replace,
                 shared_          ? OutputFolder::Leftover::share
                 : options.resume ? OutputFolder::Leftover::resume
                                  : OutputFolder::Leftover::refuse),
@@ -222,7 +222,7 @@ class Conversion {
 }  // namespace
 
 Converted convert(const Plan& plan, const fs::path& place, const RunOptions& options) {
-  check_output(place, plan.request.folder, plan.request.force);
+  check_output(place, plan.request.folder, plan.request.replace);
   return Conversion(plan, place, options)();
 }
 

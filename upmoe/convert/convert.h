@@ -14,7 +14,7 @@ struct Converted {
 // Carries out a plan and leaves a complete checkpoint folder at `place`: weights, index, config.json,
 // tokenizer and other side files, model card, upmoe.json, upmoe-recipe.toml. All of it appears at once, at
 // the end; on an error or when cancelled nothing stays, but with options.resume what a later run can go on
-// with. What is at `place` is replaced only with plan.request.force. With several ranks each makes its own
+// with. What is at `place` is replaced only with plan.request.replace. With several ranks each makes its own
 // files; whoever finishes last does the rest.
 Converted convert(const Plan& plan, const std::filesystem::path& place, const RunOptions& options);
 

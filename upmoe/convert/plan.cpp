@@ -5,6 +5,7 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
+#include "upmoe/convert/allowances.h"
 #include "upmoe/convert/schedule.h"
 #include "upmoe/io/block_file.h"
 #include "upmoe/router_init/registry.h"
@@ -56,9 +57,9 @@ void collect_notes(Plan& plan) {
   if (plan.shape.per_token == 1 && plan.target->weights_sum_to_one)
     plan.notes.push_back(
         "with --top-k 1 and renormalised weights the language loss gives the router no gradient");
-  if (plan.request.force && !plan.router_init->danger().empty())
-    plan.notes.push_back(
-        fmt::format("router init '{}' was forced: {}", plan.request.router_init, plan.router_init->danger()));
+  if (!plan.router_init->danger().empty())
+    plan.notes.push_back(fmt::format("router init '{}' was allowed: {}", plan.request.router_init,
+                                     plan.router_init->danger()));
 }
 
 // Every tensor of the output, in the order in which the data is made. Experts go matrix by matrix, so that
@@ -159,6 +160,7 @@ Plan make_plan(const ConvertRequest& request) {
   const MethodInfo& method = find_plugin(upcycle::methods(), request.method, "upcycling method");
   const RouterInitInfo& router = find_plugin(router_init::router_inits(), request.router_init, "router init");
   const Target& target = find_plugin(target::targets(), request.target, "target");
+  check_allowed(request);
   Plan plan{.request = request,
             .source = DenseModel(request.folder),
             .method = method.make(request.method_options),
@@ -166,9 +168,10 @@ Plan make_plan(const ConvertRequest& request) {
             .target = &target};
   plan.method_options = method.resolve(request.method_options);
   plan.router_options = router.resolve(request.router_options);
-  if (const std::string danger = plan.router_init->danger(); !danger.empty() && !request.force)
-    throw UsageError(
-        fmt::format("router init '{}': {}; choose another, or pass --force", request.router_init, danger));
+  if (const std::string danger = plan.router_init->danger();
+      !danger.empty() && !allows(request, "router-init"))
+    throw UsageError(fmt::format("router init '{}': {}; choose another, or pass --allow router-init",
+                                 request.router_init, danger));
 
   const DenseConfig& config = plan.source.config();
   plan.shape = {.experts = request.experts, .per_token = request.per_token};

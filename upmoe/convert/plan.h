@@ -12,7 +12,7 @@
 
 namespace upmoe {
 
-// All that decides the bytes of the output.
+// What is asked for; all that decides the bytes of the output is in it.
 struct ConvertRequest {
   std::string source;  // as the user named it: a folder or a hub id
   bool from_hub = false;
@@ -23,7 +23,8 @@ struct ConvertRequest {
   std::uint64_t seed = 0;
   bool keep_tied = false;
   std::uint64_t max_shard_bytes = 5'000'000'000;
-  bool force = false;  // do what upmoe advises against
+  bool replace = false;            // the output, if it is there; decides no byte of it
+  std::vector<std::string> allow;  // what upmoe advises against, by the names of convert/allowances.h
 };
 
 // Where a tensor of the output comes from.

@@ -22,29 +22,28 @@ std::string public_source(const Plan& plan) {
   return printable(std::filesystem::canonical(plan.request.folder).filename().string());
 }
 
-struct Setting {
-  std::string name, value;
-  bool is_text;  // written in quotes
-};
-
-// Everything that decides the bytes of the output, by the names of the command line.
-std::vector<Setting> settings(const Plan& plan) {
+// Everything that decides the bytes of the output, by the names of the command line. The value is in
+// `preset`.
+std::vector<OptionInfo> settings(const Plan& plan) {
   const ConvertRequest& request = plan.request;
-  std::vector<Setting> out = {{"method", request.method, true}};
-  const auto add = [&](const std::vector<OptionInfo>& options, const std::string& prefix) {
-    for (const OptionInfo& option : options)
-      out.push_back({prefix + option.name, option.preset, option.type == "text"});
+  std::vector<OptionInfo> out;
+  const auto add = [&](const std::string& name, const std::string& value, const char* type) {
+    out.push_back({name, value, "", {}, type});
   };
-  add(plan.method_options, "");
-  out.push_back({"experts", std::to_string(request.experts), false});
-  out.push_back({"top-k", std::to_string(request.per_token), false});
-  out.push_back({"target", request.target, true});
-  out.push_back({"seed", std::to_string(request.seed), false});
-  out.push_back({"router-init", request.router_init, true});
-  add(plan.router_options, "router-");
-  out.push_back({"max-shard-size", std::to_string(request.max_shard_bytes), true});
-  if (request.keep_tied) out.push_back({"keep-tied", "true", false});
-  if (request.force && !plan.router_init->danger().empty()) out.push_back({"force", "true", false});
+  const auto add_all = [&](const std::vector<OptionInfo>& options, const std::string& prefix) {
+    for (const OptionInfo& option : options) add(prefix + option.name, option.preset, option.type.c_str());
+  };
+  add("method", request.method, "text");
+  add_all(plan.method_options, "");
+  add("experts", std::to_string(request.experts), "integer");
+  add("top-k", std::to_string(request.per_token), "integer");
+  add("target", request.target, "text");
+  add("seed", std::to_string(request.seed), "integer");
+  add("router-init", request.router_init, "text");
+  add_all(plan.router_options, "router-");
+  add("max-shard-size", std::to_string(request.max_shard_bytes), "text");
+  if (request.keep_tied) add("keep-tied", "true", "flag");
+  if (!request.allow.empty()) add("allow", join(request.allow, ","), "list");
   return out;
 }
 
@@ -56,11 +55,37 @@ std::string time_text(std::int64_t nanoseconds) {
   return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:09}Z", parts, nanoseconds % 1'000'000'000);
 }
 
-std::string toml_text(const std::string& text) { return nlohmann::json(printable(text)).dump(); }
+std::string toml_text(const std::string& text) {
+  return nlohmann::json(printable(text, std::string::npos)).dump();
+}
 
-Json option_json(const Setting& setting) {
-  if (setting.is_text) return setting.value;
-  return Json::parse(setting.value);
+Json option_json(const OptionInfo& setting) {
+  if (setting.type == "text") return setting.preset;
+  if (setting.type != "list") return Json::parse(setting.preset);
+  Json out = Json::array();
+  for (std::string_view left = setting.preset; !left.empty();) {
+    const std::size_t end = std::min(left.find(','), left.size());
+    out.push_back(left.substr(0, end));
+    left.remove_prefix(std::min(end + 1, left.size()));
+  }
+  return out;
+}
+
+std::string toml_value(const OptionInfo& setting) {
+  if (setting.type == "text") return toml_text(setting.preset);
+  return setting.type == "list" ? option_json(setting).dump() : setting.preset;
+}
+
+// As a shell reads it as one word.
+std::string shell_word(const std::string& text) {
+  const auto is_plain = [](char c) {
+    return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || ('0' <= c && c <= '9') ||
+           std::string_view("-_./,:+@%").find(c) != std::string_view::npos;
+  };
+  if (!text.empty() && std::ranges::all_of(text, is_plain)) return text;
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
 }
 
 }  // namespace
@@ -83,8 +108,13 @@ std::string function_preserving(const Plan& plan) {
 
 std::string command_line(const Plan& plan) {
   std::string out = "upmoe convert " + (plan.request.from_hub ? public_source(plan) : "SOURCE") + " OUTPUT";
-  for (const Setting& setting : settings(plan))
-    out += setting.value == "true" ? " --" + setting.name : " --" + setting.name + " " + setting.value;
+  for (const OptionInfo& setting : settings(plan)) {
+    out += " --" + setting.name;
+    if (setting.type != "flag")
+      out += " " + shell_word(setting.preset);
+    else if (setting.preset != "true")
+      out += "=" + setting.preset;
+  }
   return out;
 }
 
@@ -92,15 +122,14 @@ std::string recipe_toml(const Plan& plan) {
   std::string out = fmt::format(
       "# Does it again: upmoe convert SOURCE OUTPUT --recipe upmoe-recipe.toml\n# upmoe {}\n", kVersion);
   if (plan.request.from_hub) out += "source = " + toml_text(plan.request.source) + "\n";
-  for (const Setting& setting : settings(plan))
-    out += setting.name + " = " + (setting.is_text ? toml_text(setting.value) : setting.value) + "\n";
+  for (const OptionInfo& setting : settings(plan)) out += setting.name + " = " + toml_value(setting) + "\n";
   return out;
 }
 
 std::string manifest_json(const Plan& plan, const TensorHashes& hashes,
                           const std::vector<SideFile>& side_files) {
   Json options;
-  for (const Setting& setting : settings(plan)) options[setting.name] = option_json(setting);
+  for (const OptionInfo& setting : settings(plan)) options[setting.name] = option_json(setting);
   Json source = {{"name", public_source(plan)},
                  {"model_type", plan.source.config().model_type},
                  {"parameters", plan.source.parameters()},
@@ -130,7 +159,7 @@ std::string manifest_json(const Plan& plan, const TensorHashes& hashes,
 
 std::string journal_head(const Plan& plan, std::size_t ranks) {
   Json options, source = {{"config.json", hex(xxh3(plan.source.config_text()))}};
-  for (const Setting& setting : settings(plan)) options[setting.name] = option_json(setting);
+  for (const OptionInfo& setting : settings(plan)) options[setting.name] = option_json(setting);
   for (const SafetensorsFile& file : plan.source.files().files())
     source[file.path().filename().string()] = {{"bytes", file.identity().bytes},
                                                {"modified", time_text(file.identity().modified)},

@@ -18,7 +18,7 @@ void check_place(const fs::path& path, bool replace) {
   if (!fs::exists(status)) return;
   require(fs::is_regular_file(status), "{}: is there already, and is no file that could be replaced",
           printable(path.string()));
-  require(replace, "{}: is there already; --force replaces it", printable(path.string()));
+  require(replace, "{}: is there already; --replace replaces it", printable(path.string()));
 }
 
 // What a killed run has left is used again; what another one is writing is not.

@@ -23,7 +23,7 @@ class RouterInit {
  public:
   virtual ~RouterInit() = default;
   virtual std::vector<float> weight_EH(const RouterPlace& place, const Rng& key) const = 0;
-  // Why nobody should want it, so that it has to be forced; empty: nothing speaks against it.
+  // Why nobody should want it, so that it has to be allowed; empty: nothing speaks against it.
   virtual std::string danger() const { return ""; }
 };
 

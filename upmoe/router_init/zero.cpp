@@ -20,7 +20,7 @@ class Zero final : public RouterInit {
 
 RouterInitInfo zero() {
   return router_init_info<Zero>(
-      "zero", "all zeros; has to be forced, since ties send every token to the same experts", "0",
+      "zero", "all zeros; has to be allowed, since ties send every token to the same experts", "0",
       "a degenerate case, for experiments");
 }
 
