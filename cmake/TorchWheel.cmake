@@ -7,7 +7,7 @@ if(NOT TORCH_DIR)
     find_package(Python3 COMPONENTS Interpreter QUIET)
     if(Python3_FOUND)  # find_spec does not import torch, which would take seconds
       execute_process(
-        COMMAND "${Python3_EXECUTABLE}" -c "import importlib.util as u; print(u.find_spec('torch').origin)"
+        COMMAND "${Python3_EXECUTABLE}" -P -c "import importlib.util as u; print(u.find_spec('torch').origin)"
         OUTPUT_VARIABLE _torch_versions OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
     endif()
   endif()

@@ -12,6 +12,7 @@
 #include "upmoe/cli/calibrate_options.h"
 #include "upmoe/cli/eval_options.h"
 #include "upmoe/cli/generate_options.h"
+#include "upmoe/cli/surroundings.h"
 #include "upmoe/cli/verify_options.h"
 
 namespace upmoe::cli {
@@ -49,12 +50,14 @@ const std::vector<Command>& engine_commands() {
 void hand_over_to_engine(int argc, char** argv) {
   const auto& all = engine_commands();
   if (argc < 2 || std::ranges::find(all, std::string_view(argv[1]), &Command::name) == all.end()) return;
-  std::error_code error;
-  const fs::path engine = fs::read_symlink("/proc/self/exe", error).parent_path() / "upmoe-engine";
-  ::execv(engine.c_str(), argv);
-  const bool is_there = fs::exists(engine, error);
+  std::error_code ignored;
+  const fs::path program = own_program(), engine = program.parent_path() / "upmoe-engine";
+  if (!program.empty()) ::execv(engine.c_str(), argv);
   fmt::print(stderr, "upmoe: {}\n",
-             is_there
+             program.empty() ? fmt::format("'{}' needs the engine, which lies beside this program, and where "
+                                           "that is cannot be seen: /proc is missing",
+                                           argv[1])
+             : fs::exists(engine, ignored)
                  ? fmt::format("cannot run {}: {}", printable(engine.string()), ErrnoText{})
                  : fmt::format("'{}' needs the engine, which was not built because torch was missing; `make "
                                "build` installs it and builds {}",

@@ -12,7 +12,6 @@ namespace {
 
 // Prints "ok PATH" or "no REASON". Names come as arguments, never as text of the program.
 constexpr const char* kDownload = R"(
-import sys
 try:
     from huggingface_hub import snapshot_download
 except ImportError:
@@ -40,7 +39,7 @@ Source find_source(const std::string& name) {
   std::smatch id;
   require(std::regex_match(name, id, kHubId), "{}: no such folder, and not a hub id (owner/name)",
           printable(name));
-  std::string answer = run_python({"-c", kDownload, id[1].str(), id[2].str()}, /*input=*/"").output;
+  std::string answer = run_python(kDownload, {id[1].str(), id[2].str()});
   while (!answer.empty() && (answer.back() == '\n' || answer.back() == '\r')) answer.pop_back();
   require(answer.starts_with("ok "),
           "{}: no such folder here, and it could not be downloaded from the Hugging Face hub: {}",

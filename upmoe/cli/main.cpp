@@ -3,6 +3,7 @@
 #include "upmoe/cli/commands.h"
 #include "upmoe/cli/engine_verbs.h"
 #include "upmoe/cli/program.h"
+#include "upmoe/cli/surroundings.h"
 
 namespace upmoe::cli {
 
@@ -42,6 +43,7 @@ const std::vector<Command>& commands() {
 }  // namespace upmoe::cli
 
 int main(int argc, char** argv) {
+  upmoe::cli::fill_closed_streams();
   upmoe::cli::hand_over_to_engine(argc, argv);
   return upmoe::cli::run_program(upmoe::cli::commands(), argc, argv);
 }

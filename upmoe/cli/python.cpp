@@ -19,18 +19,33 @@
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
 #include "upmoe/cli/commands.h"
+#include "upmoe/cli/surroundings.h"
 #include "upmoe/io/file_descriptor.h"
-
-extern char** environ;
 
 namespace upmoe::cli {
 namespace fs = std::filesystem;
 namespace {
 
-// Like `-m upmoe`, but never looks into the current folder, and says what to do where the package is missing.
-constexpr const char* kUpmoe = R"(
+// What every program below begins with: nothing is imported from the current folder (safe_environment() says
+// so to Python 3.11 and later), and a parent that is killed takes Python along. Its first argument is the
+// parent, or 0.
+constexpr const char* kBegin = R"(
 import sys
 sys.path[:] = [place for place in sys.path if place]
+import os
+parent = int(sys.argv.pop(1))
+if parent:
+    try:
+        import ctypes
+        ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
+    except (ImportError, OSError, AttributeError):
+        pass
+    if os.getppid() != parent:
+        os._exit(1)
+)";
+
+// Like `-m upmoe`, and says what to do where the package is missing.
+constexpr const char* kUpmoe = R"(
 try:
     from upmoe.__main__ import main
 except ImportError as error:
@@ -39,23 +54,34 @@ except ImportError as error:
 sys.exit(main())
 )";
 
-std::vector<std::string> upmoe_arguments(const std::vector<std::string>& arguments) {
-  std::vector<std::string> all = {"-c", kUpmoe};
+// Of a Python that runs `program`, which sees the arguments as sys.argv[1:].
+std::vector<std::string> command_line(const std::string& python, const char* program, pid_t parent,
+                                      const std::vector<std::string>& arguments) {
+  std::vector<std::string> all = {python, "-c", std::string(kBegin) + program, std::to_string(parent)};
   all.insert(all.end(), arguments.begin(), arguments.end());
   return all;
 }
 
 // Points into the strings, which have to outlive it.
-std::vector<char*> argv_of(const std::string& program, const std::vector<std::string>& arguments) {
-  std::vector<char*> argv = {const_cast<char*>(program.c_str())};
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
-  return argv;
+std::vector<char*> pointers(const std::vector<std::string>& strings) {
+  std::vector<char*> out;
+  for (const std::string& string : strings) out.push_back(const_cast<char*>(string.c_str()));
+  out.push_back(nullptr);
+  return out;
 }
 
+constexpr const char* kNeeded = "huggingface_hub and tokenizers";
+
 [[noreturn]] void fail_to_run(const std::string& python, int error) {
-  fail("cannot run {}: {}; set UPMOE_PYTHON to a Python that has huggingface_hub and tokenizers",
-       printable(python), std::strerror(error));
+  fail("cannot run {}: {}; set UPMOE_PYTHON to a Python that has {}", printable(python), std::strerror(error),
+       kNeeded);
+}
+
+// Whether nobody else may put something there: /tmp/.venv is anybody's.
+bool is_ours(const fs::path& folder) {
+  std::error_code error;
+  const fs::perms others = fs::status(folder, error).permissions() & fs::perms::others_write;
+  return !error && others == fs::perms::none;
 }
 
 // A file in memory with this text, at its start.
@@ -85,14 +111,20 @@ std::string read_all(const FileDescriptor& file) {
   return text;
 }
 
+struct PythonOutcome {
+  int code = 0;  // of its exit; 128 + the signal that ended it
+  std::string output;
+};
+
 struct Streams {  // that a child gets; negative: ours
   int in = -1, out = -1, error = -1;
   bool hears_signals = true;  // Ctrl-C goes to everybody in front of a terminal
 };
 
-pid_t start(const std::vector<std::string>& arguments, const Streams& streams) {
+pid_t start(const char* program, const std::vector<std::string>& arguments, const Streams& streams) {
   const std::string python = find_python();
-  const std::vector<char*> argv = argv_of(python, arguments);
+  const std::vector<std::string> words = command_line(python, program, ::getpid(), arguments);
+  const std::vector<std::string> environment = safe_environment();
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   if (streams.in >= 0) posix_spawn_file_actions_adddup2(&actions, streams.in, STDIN_FILENO);
@@ -108,7 +140,8 @@ pid_t start(const std::vector<std::string>& arguments, const Streams& streams) {
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
   }
   pid_t child = 0;
-  const int error = ::posix_spawnp(&child, python.c_str(), &actions, &attributes, argv.data(), environ);
+  const int error = ::posix_spawn(&child, python.c_str(), &actions, &attributes, pointers(words).data(),
+                                  pointers(environment).data());
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   if (error != 0) fail_to_run(python, error);
@@ -122,12 +155,13 @@ int wait_for(pid_t child) {
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-PythonOutcome run(const std::vector<std::string>& arguments, std::string_view input, int standard_error) {
+PythonOutcome run(const char* program, const std::vector<std::string>& arguments, std::string_view input,
+                  int standard_error) {
   std::array<int, 2> ends{};
   require(::pipe2(ends.data(), O_CLOEXEC) == 0, "cannot make a pipe: {}", ErrnoText{});
   FileDescriptor in(ends[0]), out(ends[1]);
   const FileDescriptor to_read = memory_file(input);
-  const pid_t child = start(arguments, {to_read.get(), out.get(), standard_error});
+  const pid_t child = start(program, arguments, {to_read.get(), out.get(), standard_error});
   out = FileDescriptor(-1);
   std::string output = read_all(in);
   return {wait_for(child), std::move(output)};
@@ -156,22 +190,32 @@ void throw_failure(int code, const FileDescriptor& said) {
 }  // namespace
 
 std::string find_python() {
-  if (const char* named = std::getenv("UPMOE_PYTHON")) return named;
-  std::error_code error;
-  fs::path folder = fs::read_symlink("/proc/self/exe", error).parent_path();
-  for (; folder.has_relative_path(); folder = folder.parent_path())
-    if (const fs::path python = folder / ".venv/bin/python"; fs::exists(python, error))
-      return python.string();
-  return "python3";
+  std::string name = "python3";
+  if (const char* named = std::getenv("UPMOE_PYTHON"); named != nullptr && *named != '\0') {
+    name = named;
+    if (name.find('/') != std::string::npos) return name;
+  } else {
+    fs::path folder = own_program().parent_path();
+    require(!folder.empty(),
+            "cannot see where this program lies, whose .venv has the Python to run: /proc is missing; set "
+            "UPMOE_PYTHON");
+    for (; folder.has_relative_path(); folder = folder.parent_path())
+      if (const fs::path python = folder / ".venv/bin/python"; is_ours(folder) && fs::exists(python))
+        return python.string();
+  }
+  const std::string found = find_program(name);
+  require(!found.empty(), "there is no {} in PATH; set UPMOE_PYTHON to a Python that has {}", printable(name),
+          kNeeded);
+  return found;
 }
 
-PythonOutcome run_python(const std::vector<std::string>& arguments, std::string_view input) {
-  return run(arguments, input, /*standard_error=*/-1);
+std::string run_python(const char* program, const std::vector<std::string>& arguments) {
+  return run(program, arguments, /*input=*/"", /*standard_error=*/-1).output;
 }
 
 std::string run_upmoe_python(const std::vector<std::string>& arguments, std::string_view input) {
   const FileDescriptor said = memory_file("");
-  PythonOutcome outcome = run(upmoe_arguments(arguments), input, said.get());
+  PythonOutcome outcome = run(kUpmoe, arguments, input, said.get());
   throw_failure(outcome.code, said);
   return std::move(outcome.output);
 }
@@ -181,8 +225,7 @@ PythonFilter::PythonFilter(const std::vector<std::string>& arguments) : said_(me
   require(::pipe2(ends.data(), O_CLOEXEC) == 0, "cannot make a pipe: {}", ErrnoText{});
   const FileDescriptor to_read(ends[0]);
   input_ = FileDescriptor(ends[1]);
-  child_ =
-      start(upmoe_arguments(arguments), {.in = to_read.get(), .error = said_.get(), .hears_signals = false});
+  child_ = start(kUpmoe, arguments, {.in = to_read.get(), .error = said_.get(), .hears_signals = false});
 }
 
 PythonFilter::~PythonFilter() {
@@ -209,9 +252,9 @@ void PythonFilter::finish() {
 
 void become_upmoe_python(const std::vector<std::string>& arguments) {
   const std::string python = find_python();
-  const std::vector<std::string> all = upmoe_arguments(arguments);
-  const std::vector<char*> argv = argv_of(python, all);
-  ::execvp(python.c_str(), argv.data());
+  const std::vector<std::string> words = command_line(python, kUpmoe, /*parent=*/0, arguments);
+  const std::vector<std::string> environment = safe_environment();
+  ::execve(python.c_str(), pointers(words).data(), pointers(environment).data());
   fail_to_run(python, errno);
 }
 

@@ -7,19 +7,17 @@
 
 namespace upmoe::cli {
 
-// UPMOE_PYTHON, or .venv of the source tree that the program was built in, or python3.
+// UPMOE_PYTHON, or .venv of the source tree that the program was built in, or python3: a path. A name alone
+// is looked for in PATH, and never in the current folder. Throws Error where there is none.
 std::string find_python();
 
-struct PythonOutcome {
-  int code = 0;  // of its exit; 128 + the signal that ended it
-  std::string output;
-};
+// Runs a program in Python, which sees the arguments as sys.argv[1:], and gives what it prints on standard
+// output. What it says on standard error goes to ours. Throws Error when there is no Python.
+//
+// Neither this Python nor those below run anything out of the current folder, and they end when we do.
+std::string run_python(const char* program, const std::vector<std::string>& arguments);
 
-// Runs Python with arguments and the input, and gives what it prints on standard output. What it says on
-// standard error goes to ours. Throws Error when there is no Python.
-PythonOutcome run_python(const std::vector<std::string>& arguments, std::string_view input);
-
-// The same for our Python package, `python -m upmoe ARGUMENTS`. What it prints; throws what it fails with:
+// Runs our Python package, `python -m upmoe ARGUMENTS`. What it prints; throws what it fails with:
 // Error, UsageError or Interrupted with its sentence. Its notes go to standard error.
 std::string run_upmoe_python(const std::vector<std::string>& arguments, std::string_view input = "");
 

@@ -3,6 +3,7 @@
 
 #include "upmoe/cli/engine_verbs.h"
 #include "upmoe/cli/program.h"
+#include "upmoe/cli/surroundings.h"
 #include "upmoe/cli_engine/commands.h"
 #include "upmoe/ops/tiles.h"
 
@@ -24,6 +25,7 @@ std::vector<Command> verbs() {
 }  // namespace upmoe::cli
 
 int main(int argc, char** argv) {
+  upmoe::cli::fill_closed_streams();
   upmoe::ops::keep_freed_memory();
   return upmoe::cli::run_program(upmoe::cli::verbs(), argc, argv);
 }
