@@ -111,11 +111,37 @@ TEST(DenseConfig, TakesTheDtypeInBothSpellings) {
 }
 
 TEST(DenseConfig, TakesTokenIdsAsNumbersListsOrNull) {
-  EXPECT_EQ(llama(R"("eos_token_id":[128001,128008,128009])").eos_token_id, "[128001,128008,128009]");
+  EXPECT_EQ(llama(R"("vocab_size":128256,"eos_token_id":[128001,128008,128009])").eos_token_id,
+            "[128001,128008,128009]");
   EXPECT_EQ(llama(R"("bos_token_id":0)").bos_token_id, "0");
   EXPECT_EQ(llama(R"("pad_token_id":-1)").pad_token_id, "null");  // LLaMA-1
   for (const std::string value : {"1.5", "true", "\"2\"", "[]", "[1,\"2\"]", "[1.0]", "[null]", "{}"})
     EXPECT_TRUE(refused(R"("eos_token_id":)" + value, {"eos_token_id", value, "a token id"})) << value;
+}
+
+TEST(DenseConfig, RefusesATokenThatTheVocabularyDoesNotHave) {
+  for (const std::string key : {"bos_token_id", "eos_token_id", "pad_token_id"})
+    for (const std::string value : {"64", "[1,64]", "[-1]", "2147483648", "9223372036854775807",
+                                    "9223372036854775808", "18446744073709551615"})
+      EXPECT_TRUE(
+          refused(R"("vocab_size":64,")" + key + "\":" + value, {key + " is " + value, "from 0 to 63"}))
+          << key << " " << value;
+  EXPECT_EQ(llama(R"("vocab_size":64,"eos_token_id":63)").eos_token_id, "63");
+  // The family's own eos is 2, which transformers would give such a model as well.
+  EXPECT_EQ(llama(R"("vocab_size":2)").eos_token_id, "null");
+  EXPECT_EQ(llama(R"("vocab_size":2)").bos_token_id, "1");
+}
+
+TEST(DenseConfig, RefusesHeadsThatTheRotationCannotPair) {
+  EXPECT_TRUE(refused(R"("head_dim":7)", {"head_dim is 7", "even"}));
+  EXPECT_TRUE(refused(R"("hidden_size":27,"num_attention_heads":9)", {"head_dim is 3", "even"}));
+}
+
+TEST(DenseConfig, RefusesNumbersThatNoModelHas) {
+  EXPECT_TRUE(refused(R"("rms_norm_eps":-1e-5)", {"rms_norm_eps is -1e-05", "from 0 to 1"}));
+  EXPECT_TRUE(refused(R"("rms_norm_eps":1e300)", {"rms_norm_eps is 1e+300"}));
+  EXPECT_TRUE(refused(R"("attention_dropout":-1)", {"attention_dropout is -1"}));
+  EXPECT_TRUE(refused(R"("rms_norm_eps":1e999)", {"not valid JSON"}));
 }
 
 // Rope: three spellings of one thing.
@@ -209,6 +235,47 @@ TEST(Rope, RefusesAKindThatCannotBeCarried) {
   EXPECT_TRUE(refused(R"("rope_parameters":{"rope_type":"\u001b[2J"})", {"'\\x1b[2J'"}));
 }
 
+TEST(Rope, RefusesNumbersFromWhichNoFiniteRotationFollows) {
+  for (const std::string theta : {"0", "-10000", "1e-308", "1", "1e31", "1e308"}) {
+    EXPECT_TRUE(refused(R"("rope_theta":)" + theta, {"rope_theta is ", "from 2 to 1e+30"})) << theta;
+    EXPECT_TRUE(refused(R"("rope_parameters":{"rope_type":"default","rope_theta":)" + theta + "}",
+                        {"rope_theta is "}))
+        << theta;
+  }
+  for (const std::string type : {"linear", "dynamic", "yarn"})
+    for (const std::string factor : {"0", "-2", "1e-300", "1e300"})
+      EXPECT_TRUE(refused(R"("rope_scaling":{"rope_type":")" + type + R"(","factor":)" + factor + "}",
+                          {"'factor' of the rope scaling is ", "expected a number from "}))
+          << type << factor;
+  const auto llama3 = [](const std::string& key, const std::string& value) {
+    Json scaling = Json::parse(
+        R"({"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":8192})");
+    scaling[key] = Json::parse(value);
+    return refused(R"("rope_scaling":)" + scaling.dump(), {key});
+  };
+  for (const std::string key :
+       {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"})
+    for (const std::string value : {"0", "-1", "1e300", "null", "true"})
+      EXPECT_TRUE(llama3(key, value)) << key << value;
+  EXPECT_TRUE(llama3("low_freq_factor", "4"));  // the same as the high one
+}
+
+TEST(Rope, RefusesOfYarnWhatHasAnotherType) {
+  for (const std::string key : {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
+                                "original_max_position_embeddings"})
+    for (const std::string value : {"\"x\"", "true", "-1", "1e300"})
+      EXPECT_TRUE(
+          refused(R"("rope_scaling":{"rope_type":"yarn","factor":2,")" + key + "\":" + value + "}", {key}))
+          << key << value;
+  for (const std::string value : {"\"x\"", "1", "null"})
+    EXPECT_TRUE(refused(R"("rope_scaling":{"rope_type":"yarn","factor":2,"truncate":)" + value + "}",
+                        {"'truncate'", "true or false"}))
+        << value;
+  EXPECT_EQ(
+      llama(R"("rope_scaling":{"rope_type":"yarn","factor":2,"beta_fast":null,"beta_slow":0})").rope.type,
+      "yarn");
+}
+
 TEST(Rope, RefusesAPartialRotationWhereverItStands) {
   EXPECT_TRUE(refused(R"("partial_rotary_factor":0.5)", {"partial_rotary_factor is 0.5", "full rotation"}));
   EXPECT_TRUE(refused(R"("rope_parameters":{"rope_type":"default","partial_rotary_factor":0.25})",
@@ -224,7 +291,7 @@ TEST(Rope, RefusesRubbish) {
   for (const std::string value : {"1", "\"linear\"", "[]", "[1]", "true", "false"})
     EXPECT_TRUE(refused(R"("rope_scaling":)" + value, {value, "expected an object"})) << value;
   for (const std::string value : {"0", "-1", "0.0"})
-    EXPECT_TRUE(refused(R"("rope_theta":)" + value, {"rope_theta", "positive"})) << value;
+    EXPECT_TRUE(refused(R"("rope_theta":)" + value, {"rope_theta", "from 2 to 1e+30"})) << value;
   for (const std::string value : {"\"10000\"", "true", "[]", "{}"})
     EXPECT_TRUE(refused(R"("rope_theta":)" + value, {"rope_theta", "a number"})) << value;
   EXPECT_TRUE(refused(R"("rope_scaling":{"rope_type":7})", {"rope_type", "a string"}));
@@ -284,8 +351,8 @@ TEST(DenseConfig, RefusesHostileSizes) {
 
 TEST(DenseConfig, TakesSizesWhoseProductsStillFit) {
   const DenseConfig config =
-      llama(R"("hidden_size":2147483647,"num_attention_heads":2147483647,"head_dim":2147483647)");
-  EXPECT_EQ(config.num_heads * config.head_dim, 2147483647ll * 2147483647ll);
+      llama(R"("hidden_size":2147483647,"num_attention_heads":2147483647,"head_dim":2147483646)");
+  EXPECT_EQ(config.num_heads * config.head_dim, 2147483647ll * 2147483646ll);
 }
 
 TEST(DenseConfig, RefusesMoreLayersThanAnyoneHas) {

@@ -190,6 +190,16 @@ TEST(ReadableByBoth, RefusesHostileJson) {
       fails_with([] { readable_by_both(R"({"a":)" + std::string(100'000, '['), "x"); }, {"nested deeper"}));
 }
 
+TEST(ReadableByBoth, NamesNoCodeToBeLoaded) {
+  EXPECT_EQ(
+      Json::parse(readable_by_both(
+          R"({"auto_map":{"AutoTokenizer":["evil.Evil",null]},"a":[{"auto_map":1,"b":{"auto_map":{},"c":2}}]})",
+          "x")),
+      Json::parse(R"({"a":[{"b":{"c":2}}]})"));
+  const std::string value = R"({"a":"auto_map"})";
+  EXPECT_EQ(readable_by_both(value, "x"), value);
+}
+
 TEST(ReadableByBoth, TakesOddTypesAsTheyAre) {
   for (const std::string text :
        {R"({"tokenizer_class":7})", R"({"tokenizer_class":null,"extra_special_tokens":null})",
@@ -243,6 +253,14 @@ TEST(CardLines, LeaveOutTheRestOfAKeyWithABadLine) {
   EXPECT_EQ(card_lines("---\nlanguage:\n- en\n- \x1b[2J\n- de\nlicense: mit\n---\n", kKeys),
             (Lines{"language:", "- en", "- de", "license: mit"}));
   EXPECT_EQ(card_lines("---\nlanguage: \x1b[2J\n- en\nlicense: mit\n---\n", kKeys), Lines{"license: mit"});
+}
+
+TEST(CardLines, LeaveOutAKeyThatIsNotPlainYaml) {
+  EXPECT_EQ(card_lines("---\nlicense: [mit\nlanguage: \"en\nbase_model: a/b\n---\n", kKeys),
+            Lines{"base_model: a/b"});
+  EXPECT_EQ(card_lines("---\nlanguage:\n- en\n  - de\nlicense: mit\n---\n", kKeys), Lines{"license: mit"});
+  EXPECT_EQ(card_lines("---\nlicense: [mit,\n  apache-2.0]\nlanguage: en\n---\n", kKeys),
+            Lines{"language: en"});
 }
 
 RC_GTEST_PROP(CardLines, NeverEndTheHeaderOrHoldControlCharacters, (std::vector<std::string> parts)) {

@@ -179,7 +179,7 @@ def test_more_shards_than_files_may_be_open(model):
         ('"num_hidden_layers":1000000000', "num_hidden_layers is 1000000000"),
         ('"num_hidden_layers":10000', "of 90003 weights are missing"),
         ('"hidden_size":9223372036854775807', "hidden_size is 9223372036854775807"),
-        ('"hidden_size":2147483647,"head_dim":2147483647,"num_attention_heads":2147483647', "weights are missing"),
+        ('"hidden_size":2147483647,"head_dim":2147483646,"num_attention_heads":2147483647', "weights are missing"),
         ('"vocab_size":1e308', "vocab_size is 1e"),
         ('"vocab_size":-9223372036854775808', "vocab_size is -9223372036854775808"),
         ('"x":[' + "{}," * 1_300_000 + "1]", "weights are missing"),

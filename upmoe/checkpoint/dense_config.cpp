@@ -127,6 +127,12 @@ class Reader {
             where_, key, shown(*value));
     return value->get<double>();
   }
+  double number(const std::string& key, double preset, double least, double most) {
+    const double value = number(key, preset);
+    require(value >= least && value <= most, "{}: {} is {}, expected a number from {} to {}", where_, key,
+            value, least, most);
+    return value;
+  }
   bool flag(const std::string& key, bool preset) {
     const Json* value = find(key);
     if (value == nullptr) return preset;
@@ -139,15 +145,19 @@ class Reader {
     require(value->is_string(), "{}: {} is {}, expected a string", where_, key, shown(*value));
     return value->get<std::string>();
   }
-  // A token id: a number, a list of numbers (eos of Llama 3), or null. Negative ids of LLaMA-1 mean "none".
-  std::string token(const std::string& key, const char* preset) {
+  // A token id: a number, a list of numbers (eos of Llama 3), or null. Negative ids of LLaMA-1 mean "none",
+  // and so does the family's where the vocabulary has no such token.
+  std::string token(const std::string& key, const char* preset, std::int64_t vocabulary) {
     const Json* value = find(key);
-    if (value == nullptr) return has(key) ? "null" : preset;
-    const bool list =
-        value->is_array() && !value->empty() && std::ranges::all_of(*value, &Json::is_number_integer);
-    require(value->is_number_integer() || list, "{}: {} is {}, expected a token id", where_, key,
-            shown(*value));
-    return value->is_number() && *value < 0 ? "null" : value->dump();
+    if (value == nullptr) return has(key) || Json::parse(preset) >= vocabulary ? std::string("null") : preset;
+    if (value->is_number_integer() && !value->is_number_unsigned()) return "null";
+    const auto is_id = [&](const Json& id) {
+      return id.is_number_unsigned() && id.get<std::uint64_t>() < static_cast<std::uint64_t>(vocabulary);
+    };
+    require(is_id(*value) || (value->is_array() && !value->empty() && std::ranges::all_of(*value, is_id)),
+            "{}: {} is {}, expected a token id, from 0 to {}, a list of them, or null", where_, key,
+            shown(*value), vocabulary - 1);
+    return value->dump();
   }
   // Every key that nobody has asked for.
   std::vector<std::string> rest() const {
@@ -167,27 +177,70 @@ class Reader {
   std::vector<std::string> asked_;
 };
 
-// Which numbers a kind of rope scaling must have (transformers, modeling_rope_utils.py).
-void check_rope(const Json& scaling, const std::string& type, const std::string& where) {
-  struct Kind {
-    std::string_view type;
-    std::vector<std::string> required;
-  };
-  static const std::vector<Kind> kKinds = {
+// Beyond any that was published; within, every frequency is a float32.
+constexpr double kLeastTheta = 2, kMostTheta = 1e30;
+constexpr double kMostFactor = 1e6;
+
+// A key of the rope scaling that its kind computes with.
+struct RopeNumber {
+  std::string_view name;
+  double least, most;
+  bool required = false;
+};
+
+// What a kind of rope scaling has (transformers, modeling_rope_utils.py).
+struct RopeKind {
+  std::string_view type;
+  std::vector<RopeNumber> numbers;
+};
+
+const RopeKind& find_rope_kind(const std::string& type, const std::string& where) {
+  constexpr double kTiny = 1e-6, kSize = std::numeric_limits<std::int32_t>::max();
+  static const RopeNumber kFactor{"factor", kTiny, kMostFactor, true};
+  static const std::vector<RopeKind> kKinds = {
       {"default", {}},
-      {"linear", {"factor"}},
-      {"dynamic", {"factor"}},
-      {"yarn", {"factor"}},
-      {"llama3", {"factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor"}},
+      {"linear", {kFactor}},
+      {"dynamic", {kFactor}},
+      {"yarn",
+       {kFactor,
+        {"original_max_position_embeddings", 1, kSize},
+        {"attention_factor", kTiny, kMostFactor},
+        {"beta_fast", 0, kMostFactor},
+        {"beta_slow", 0, kMostFactor},
+        {"mscale", 0, kMostFactor},
+        {"mscale_all_dim", 0, kMostFactor}}},
+      {"llama3",
+       {kFactor,
+        {"original_max_position_embeddings", 1, kSize, true},
+        {"low_freq_factor", kTiny, kMostFactor, true},
+        {"high_freq_factor", kTiny, kMostFactor, true}}},
   };
-  const auto kind = std::ranges::find(kKinds, type, &Kind::type);
+  const auto kind = std::ranges::find(kKinds, type, &RopeKind::type);
   require(kind != kKinds.end(),
           "{}: rope scaling '{}' can't be carried; these can: default, linear, dynamic, yarn, llama3", where,
           printable(type));
-  for (const std::string& key : kind->required) {
-    require(scaling.contains(key) && scaling.at(key).is_number(), "{}: rope scaling '{}' needs a number '{}'",
-            where, type, key);
+  return *kind;
+}
+
+void check_rope(const Json& scaling, const std::string& type, const std::string& where) {
+  for (const RopeNumber& number : find_rope_kind(type, where).numbers) {
+    const auto found = scaling.find(number.name);
+    const bool is_there = found != scaling.end() && !found->is_null();
+    if (!is_there && !number.required) continue;
+    require(is_there && found->is_number(), "{}: rope scaling '{}' needs a number '{}'{}", where, type,
+            number.name, is_there ? ", and it is " + Reader::shown(*found) : "");
+    const auto value = found->get<double>();
+    require(value >= number.least && value <= number.most,
+            "{}: '{}' of the rope scaling is {}, expected a number from {} to {}", where, number.name, value,
+            number.least, number.most);
   }
+  if (type == "llama3")
+    require(scaling.at("low_freq_factor").get<double>() < scaling.at("high_freq_factor").get<double>(),
+            "{}: low_freq_factor {} of the rope scaling is not below high_freq_factor {}", where,
+            scaling.at("low_freq_factor").get<double>(), scaling.at("high_freq_factor").get<double>());
+  if (const auto truncate = scaling.find("truncate"); truncate != scaling.end())
+    require(truncate->is_boolean(), "{}: 'truncate' of the rope scaling is {}, expected true or false", where,
+            Reader::shown(*truncate));
   for (const auto& [key, value] : scaling.items())
     require(value.is_number() || value.is_boolean() || value.is_string() || value.is_null(),
             "{}: '{}' of the rope scaling is {}", where, printable(key), Reader::shown(value));
@@ -200,12 +253,12 @@ Rope read_rope(Reader& config, double default_theta) {
   const Json* parameters = config.find("rope_parameters");
   const Json* v4 = config.find("rope_scaling");
   if (v4 != nullptr && *v4 != Json::object()) parameters = v4;
-  Rope rope{.theta = config.number("rope_theta", default_theta)};
+  Rope rope{.theta = config.number("rope_theta", default_theta, kLeastTheta, kMostTheta)};
   if (parameters != nullptr) {
     require(parameters->is_object(), "{}: rope scaling is {}, expected an object", config.where(),
             Reader::shown(*parameters));
     Reader inner(*parameters, config.where());
-    rope.theta = inner.number("rope_theta", rope.theta);
+    rope.theta = inner.number("rope_theta", rope.theta, kLeastTheta, kMostTheta);
     rope.type = inner.text("rope_type", inner.text("type", "default"));
     const double partial = inner.number("partial_rotary_factor", 1.0);
     require(partial == 1.0, "{}: partial_rotary_factor is {}, and only a full rotation (1.0) can be carried",
@@ -222,7 +275,6 @@ Rope read_rope(Reader& config, double default_theta) {
       rope.scaling = scaling.dump();
     }
   }
-  require(rope.theta > 0, "{}: rope_theta is {}, expected a positive number", config.where(), rope.theta);
   return rope;
 }
 
@@ -277,13 +329,15 @@ DenseConfig read_config(Reader& config, std::string_view model_type, const Confi
           "{}: hidden_size {} is not a multiple of num_attention_heads {}, and there is no head_dim",
           config.where(), out.hidden_size, out.num_heads);
   out.head_dim = config.size("head_dim", std::max<std::int64_t>(1, out.hidden_size / out.num_heads));
+  require(out.head_dim % 2 == 0, "{}: head_dim is {}, expected an even number: the rotation takes pairs",
+          config.where(), out.head_dim);
   require(out.num_heads % out.num_kv_heads == 0,
           "{}: num_attention_heads {} is not a multiple of num_key_value_heads {}", config.where(),
           out.num_heads, out.num_kv_heads);
   require(out.num_layers <= 10'000, "{}: num_hidden_layers is {}, at most 10000 are believed", config.where(),
           out.num_layers);
   out.max_position_embeddings = config.size("max_position_embeddings", defaults.max_position_embeddings);
-  out.rms_norm_eps = config.number("rms_norm_eps", defaults.rms_norm_eps);
+  out.rms_norm_eps = config.number("rms_norm_eps", defaults.rms_norm_eps, 0, 1);
   out.initializer_range = config.number("initializer_range", 0.02);
   out.rope = read_rope(config, defaults.rope_theta);
   if (defaults.has_window) {
@@ -295,11 +349,11 @@ DenseConfig read_config(Reader& config, std::string_view model_type, const Confi
   out.tie_word_embeddings = config.flag("tie_word_embeddings", false);
   out.attention_bias = config.flag("attention_bias", false);
   out.mlp_bias = config.flag("mlp_bias", false);
-  out.attention_dropout = config.number("attention_dropout", 0.0);
+  out.attention_dropout = config.number("attention_dropout", 0.0, 0, 1);
   out.torch_dtype = config.text("dtype", config.text("torch_dtype", ""));
-  out.bos_token_id = config.token("bos_token_id", "1");
-  out.eos_token_id = config.token("eos_token_id", "2");
-  out.pad_token_id = config.token("pad_token_id", "null");
+  out.bos_token_id = config.token("bos_token_id", "1", out.vocab_size);
+  out.eos_token_id = config.token("eos_token_id", "2", out.vocab_size);
+  out.pad_token_id = config.token("pad_token_id", "null", out.vocab_size);
   for (const std::string& key : config.rest())
     if (std::ranges::find(kIgnored, key) == kIgnored.end() &&
         std::ranges::find(own_keys, key) == own_keys.end())

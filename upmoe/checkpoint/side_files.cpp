@@ -7,6 +7,7 @@
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/json.h"
+#include "upmoe/checkpoint/plain_yaml.h"
 #include "upmoe/io/file_descriptor.h"
 
 namespace upmoe {
@@ -25,6 +26,7 @@ constexpr std::array<std::string_view, 12> kCarried = {"tokenizer.json",
                                                        "generation_config.json",
                                                        "NOTICE"};
 constexpr std::array<std::string_view, 4> kCarriedPrefixes = {"LICENSE", "LICENCE", "NOTICE", "USE_POLICY"};
+constexpr std::string_view kTokenizerConfig = "tokenizer_config.json";
 constexpr std::string_view kTemplates = "additional_chat_templates";
 constexpr std::uint64_t kMostBytes = 256u << 20;  // of all of them: they are held in memory
 constexpr std::uint64_t kMostConfigBytes = 16u << 20;
@@ -47,9 +49,17 @@ bool is_carried(std::string_view name) {
                              [&](std::string_view prefix) { return name.starts_with(prefix); });
 }
 
+// What transformers would load code by (trust_remote_code), at any depth. Whether there was any.
+bool drop_code(OrderedJson& json) {
+  bool found = json.is_object() && json.erase("auto_map") > 0;
+  if (json.is_structured())
+    for (OrderedJson& value : json) found |= drop_code(value);
+  return found;
+}
+
 void add(std::vector<SideFile>& out, const Folder& folder, const std::string& name,
          const std::string& prefix) {
-  const bool is_config = name == "tokenizer_config.json";
+  const bool is_config = name == kTokenizerConfig;
   SideFile file{prefix + name, read_small_file(folder.file(name, folder.path().string()),
                                                is_config ? kMostConfigBytes : kMostBytes)};
   std::uint64_t bytes = file.text.size();
@@ -79,10 +89,23 @@ std::vector<SideFile> side_files(const Folder& source) {
   return out;
 }
 
+std::vector<std::string> side_file_notes(const Folder& source) {
+  const std::string name(kTokenizerConfig);
+  if (!source.has(name)) return {};
+  const std::string text = read_small_file(source.file(name, source.path().string()), kMostConfigBytes);
+  parse_json_object(text, (source.path() / name).string());
+  OrderedJson json = OrderedJson::parse(text);
+  if (!drop_code(json)) return {};
+  return {
+      "tokenizer_config.json says that code of the source's own belongs to the tokenizer (auto_map): not "
+      "carried, "
+      "so the tokenizer may do other things here"};
+}
+
 std::string readable_by_both(const std::string& tokenizer_config, std::string_view where) {
   parse_json_object(tokenizer_config, where);  // refuses what is hostile; below, the order of keys is kept
   auto json = OrderedJson::parse(tokenizer_config);
-  bool changed = false;
+  bool changed = drop_code(json);
   if (json.value("tokenizer_class", OrderedJson()) == "TokenizersBackend") {
     json["tokenizer_class"] = "PreTrainedTokenizerFast";
     json.erase("backend");
@@ -103,13 +126,19 @@ std::string readable_by_both(const std::string& tokenizer_config, std::string_vi
 
 std::vector<std::string> card_lines(std::string_view card, const std::vector<std::string>& keys) {
   std::vector<std::string> out, left = keys;  // a key that comes again is an error to the readers of a card
-  bool in_header = false, taking = false;
+  std::vector<std::string> entry;             // the lines of the key that we are in
+  const auto finish = [&] {
+    if (!entry.empty() && is_plain_yaml(entry)) out.insert(out.end(), entry.begin(), entry.end());
+    entry.clear();
+  };
+  bool in_header = false;
   while (!card.empty()) {
     const std::size_t end = std::min(card.find('\n'), card.size());
     std::string_view line = card.substr(0, end);
     card.remove_prefix(std::min(end + 1, card.size()));
     if (line.ends_with('\r')) line.remove_suffix(1);
     if (line == "---") {
+      finish();
       if (in_header) return out;
       in_header = true;
       continue;
@@ -118,12 +147,15 @@ std::vector<std::string> card_lines(std::string_view card, const std::vector<std
     const bool plain = line.size() <= 500 && printable(line, 1000) == line;
     const bool continues = line.starts_with(' ') || line.starts_with("- ");
     if (!continues) {
+      finish();
       const std::size_t colon = line.find(':');
       const auto key = std::ranges::find(left, line.substr(0, colon));
-      taking = plain && colon != std::string_view::npos && key != left.end();
-      if (taking) left.erase(key);
+      if (!plain || colon == std::string_view::npos || key == left.end()) continue;
+      left.erase(key);
+      entry.emplace_back(line);
+    } else if (plain && !entry.empty()) {
+      entry.emplace_back(line);
     }
-    if (taking && plain) out.emplace_back(line);
   }
   return {};  // no header, or one without an end
 }

@@ -16,13 +16,17 @@ struct SideFile {
 };
 std::vector<SideFile> side_files(const Folder& source);
 
+// What a user should know about how they are carried, a sentence each.
+std::vector<std::string> side_file_notes(const Folder& source);
+
 // tokenizer_config.json as transformers 5 writes it can't be read by 4.57 (class TokenizersBackend, a list of
-// extra special tokens). Returns one that both read and that tokenises the same; the text itself if it is
-// fine already.
+// extra special tokens). Returns one that both read and that tokenises the same, and that names no code to be
+// loaded (auto_map); the text itself if it is fine already.
 std::string readable_by_both(const std::string& tokenizer_config, std::string_view where);
 
 // From the YAML at the head of a model card: the lines of the keys asked for, each with its continuation
-// lines, in the card's order. Lines that are not plain text are left out, and a key that comes again.
+// lines, in the card's order. Lines that are not plain text are left out, a key that comes again, and one
+// that is not plain YAML (checkpoint/plain_yaml.h).
 std::vector<std::string> card_lines(std::string_view card, const std::vector<std::string>& keys);
 
 }  // namespace upmoe

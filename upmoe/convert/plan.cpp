@@ -5,6 +5,7 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
+#include "upmoe/checkpoint/side_files.h"
 #include "upmoe/convert/allowances.h"
 #include "upmoe/convert/schedule.h"
 #include "upmoe/io/block_file.h"
@@ -46,6 +47,7 @@ void collect_notes(Plan& plan) {
     unknown.push_back(std::ranges::all_of(key, is_plain) ? key : "(a name that is no name)");
   if (!unknown.empty())
     plan.notes.push_back("keys of config.json that upmoe doesn't know and doesn't carry: " + join(unknown));
+  for (std::string& note : side_file_notes(plan.source.folder())) plan.notes.push_back(std::move(note));
   for (std::string& caveat : plan.target->caveats(config)) plan.notes.push_back(std::move(caveat));
   const bool half = plan.torch_dtype != "float32";
   if (const std::int64_t step = half ? 8 : 4;
