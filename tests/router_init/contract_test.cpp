@@ -2,8 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <numeric>
 
+#include "tests/fails_with.h"
 #include "upmoe/base/isa.h"
 #include "upmoe/router_init/registry.h"
 
@@ -79,6 +81,17 @@ TEST(RouterInit, AutoIsTheDefaultAndReachesTheLogitDeviationAskedFor) {
 TEST(RouterInit, AutoRefusesANormOfZeros) {
   const auto init = find_plugin(router_init::router_inits(), "auto", "router init").make({});
   EXPECT_THROW(init->weight_EH({.E = E, .H = H, .gamma_length = 0}, Rng(5)), Error);
+}
+
+TEST(RouterInit, AutoRefusesANormFromWhichNoScaleFollows) {
+  const auto init = find_plugin(router_init::router_inits(), "auto", "router init").make({});
+  for (const double length :
+       {1e-42, 1e-39, 1e38, 1e300, std::nan(""), std::numeric_limits<double>::infinity()})
+    EXPECT_TRUE(test::fails_with([&] { init->weight_EH({.E = E, .H = H, .gamma_length = length}, Rng(5)); },
+                                 {"'auto'", fmt::format("length {:g}", length), "another --router-init"}));
+  for (const double length : {1e-37, 1e37})
+    for (const float weight : init->weight_EH({.E = E, .H = H, .gamma_length = length}, Rng(5)))
+      ASSERT_TRUE(std::isfinite(weight) && weight != 0);
 }
 
 TEST(RouterInit, ThePublishedOnesHaveTheirPublishedMeanAndDeviation) {

@@ -5,8 +5,11 @@
 #include <set>
 
 #include "upmoe/base/error.h"
+#include "upmoe/base/text.h"
+#include "upmoe/convert/allowances.h"
 #include "upmoe/convert/fill.h"
 #include "upmoe/tensor/convert.h"
+#include "upmoe/tensor/finite.h"
 
 namespace upmoe {
 namespace {
@@ -14,6 +17,22 @@ namespace {
 // Of a stored tensor: rows, and the bytes of one; a tensor of one dimension is one row.
 std::uint64_t row_bytes(const TensorInfo& info) {
   return info.bytes() / static_cast<std::uint64_t>(info.shape.size() > 1 ? info.shape[0] : 1);
+}
+
+// Whether finite weights can become infinite ones. Those of F32 and BF16 nearly never are that large, so that
+// what is drawn needs no second look.
+bool may_overflow(const Draft& draft, Dtype dtype) {
+  constexpr double kLarge = 1e37, kMostDeviate = 7;
+  if (std::holds_alternative<Copy>(draft)) return false;
+  if (dtype == Dtype::f16) return true;
+  const auto reaches = [](const Draw& draw) {
+    return std::abs(draw.mean) + kMostDeviate * draw.sigma > kLarge;
+  };
+  if (const auto* draw = std::get_if<Draw>(&draft)) return reaches(*draw);
+  if (const auto* redraw = std::get_if<Redraw>(&draft)) return reaches(redraw->draw);
+  if (const auto* disturb = std::get_if<Disturb>(&draft)) return reaches(disturb->draw);
+  const auto* pick = std::get_if<Pick>(&draft);
+  return pick != nullptr && pick->scale != 1;
 }
 
 }  // namespace
@@ -80,6 +99,7 @@ void BlockMaker::scan(const Scan& scan) {
   scanned_some_.wait(lock, [&] { return scanned.next_row == scan.begin || stopped_; });
   if (stopped_) return;
   lock.unlock();
+  require_finite(weight, static_cast<std::uint64_t>(scan.begin) * row, rows);
   scanned.hash.update(rows);
   if (scanned.builder) scanned.builder->add_rows(scan.begin, scan.end, rows);
   lock.lock();
@@ -134,6 +154,30 @@ void BlockMaker::fill_piece(const Block& block, const Piece& piece, std::span<st
       .dense_rows = weight.is.shape[0],
       .dense_cols = weight.is.shape.size() > 1 ? weight.is.shape[1] : 1};
   upmoe::fill(tensor.draft, canvas, piece.begin, out);
+  // Whatever else is read of the source has been scanned.
+  if (planned.origin.kind == Origin::Kind::dense && std::holds_alternative<Copy>(tensor.draft))
+    require_finite(weight, piece.begin, out);
+  if (may_overflow(tensor.draft, canvas.dtype)) {
+    const auto size = static_cast<std::uint64_t>(bits(canvas.dtype)) / 8;
+    const std::string what = not_finite_text(canvas.dtype, shape, piece.begin / size, out);
+    require(
+        what.empty() || allows(plan_.request, "not-finite"),
+        "'{}' would have {}: what '{}' makes of '{}' is more than {} can hold; store the source in a wider "
+        "type, or choose another method",
+        planned.info.name, what, plan_.request.method, weight.is.name, name(canvas.dtype));
+  }
+}
+
+// Of bytes of a weight, as the source or a copy has them, from byte `begin` of the weight on.
+void BlockMaker::require_finite(const DenseModel::Weight& weight, std::uint64_t begin,
+                                std::span<const std::byte> bytes) const {
+  const TensorInfo& info = *weight.stored.info;
+  const auto size = static_cast<std::uint64_t>(bits(info.dtype)) / 8;
+  const std::string what = not_finite_text(info.dtype, info.shape, begin / size, bytes);
+  require(what.empty() || allows(plan_.request, "not-finite"),
+          "{}: '{}' has {}, so what is made of it would not be finite either; is the file whole? to convert "
+          "it all the same, pass --allow not-finite",
+          printable(weight.stored.file->path().string()), weight.is.name, what);
 }
 
 void BlockMaker::draft(Tensor& tensor, const PlannedTensor& planned) {
@@ -152,6 +196,10 @@ void BlockMaker::draft(Tensor& tensor, const PlannedTensor& planned) {
                                                      .H = plan_.source.config().hidden_size,
                                                      .gamma_length = norm_length(weight)},
                                                     layer_key(plan_, origin.layer).at("router"));
+    const std::string what =
+        not_finite_text(Dtype::f32, planned.info.shape, 0, std::as_bytes(std::span(tensor.router_EH)));
+    require(what.empty(), "router init '{}' gives layer {} {}; choose another --router-init",
+            plan_.request.router_init, origin.layer, what);
   }
 }
 
@@ -168,6 +216,7 @@ double BlockMaker::norm_length(const DenseModel::Weight& norm) const {
   std::vector<float> gamma_H(static_cast<std::size_t>(norm.is.shape[0]));
   upmoe::fill(plan_.method->weight(norm.is, plan_.source.config(), weight_key(plan_, norm.is)),
               {.dtype = info.dtype, .cols = norm.is.shape[0], .dense = stored}, 0, bytes);
+  require_finite(norm, 0, bytes);
   to_float(info.dtype, bytes, gamma_H);
   double squares = 0;
   for (const float gamma : gamma_H) squares += static_cast<double>(gamma) * gamma;

@@ -64,6 +64,8 @@ class BlockMaker {
 
   void fill_piece(const Block& block, const Piece& piece, std::span<std::byte> out);
   void draft(Tensor& tensor, const PlannedTensor& planned);
+  void require_finite(const DenseModel::Weight& weight, std::uint64_t begin,
+                      std::span<const std::byte> bytes) const;
   double norm_length(const DenseModel::Weight& norm) const;
   bool is_copied(const DenseModel::Weight& weight) const;
   std::span<const std::byte> source(const DenseModel::Weight& weight) const;

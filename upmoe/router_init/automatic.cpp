@@ -1,6 +1,8 @@
 // Normal weights whose deviation is chosen so that the logits start near a given one. The router's input is
 // RMSNorm(h) * gamma, of length |gamma| if h is even, so sigma * |gamma| estimates it without data
 // (docs/numerics.md says how well).
+#include <cmath>
+
 #include "upmoe/random/normal.h"
 #include "upmoe/router_init/registry.h"
 
@@ -20,11 +22,18 @@ class Automatic final : public RouterInit {
                   "auto: logit-std is {}, expected above 0 and at most 100", logit_std_);
   }
   std::vector<float> weight_EH(const RouterPlace& place, const Rng& key) const override {
-    require(place.gamma_length > 0,
+    require(place.gamma_length != 0,
             "router init 'auto': the norm in front of the router is all zeros, so no scale follows from it; "
             "choose another --router-init");
+    const auto sigma = static_cast<float>(logit_std_ / place.gamma_length);
+    // At the ends of what a float can hold, weights would be infinite, or zero more often than not.
+    require(
+        std::isnormal(sigma) && std::isnormal(8 * sigma),
+        "router init 'auto': the norm in front of the router has length {:g}, so no scale follows from it "
+        "that float32 can hold; choose another --router-init",
+        place.gamma_length);
     std::vector<float> weight_EH(static_cast<std::size_t>(place.E * place.H));
-    normals(key, 0, 0.0f, static_cast<float>(logit_std_ / place.gamma_length), weight_EH);
+    normals(key, 0, 0.0f, sigma, weight_EH);
     return weight_EH;
   }
 
