@@ -10,7 +10,23 @@
 namespace upmoe {
 namespace {
 
-using InspectTest = test::ConvertedTest;
+class InspectTest : public test::ConvertedTest {
+ protected:
+  static std::vector<test::Tensor> tensors_of(const std::filesystem::path& moe) {
+    std::vector<test::Tensor> out;
+    const Weights weights{Folder(moe)};
+    for (const auto& [name, entry] : weights.entries())
+      out.push_back({name, entry.info->dtype, entry.info->shape, {entry.data().begin(), entry.data().end()}});
+    return out;
+  }
+  // Another folder with these weights, and the configuration of `moe`.
+  std::filesystem::path written(const std::vector<test::Tensor>& tensors, const std::filesystem::path& moe) {
+    std::filesystem::remove_all(folder_ / "spoilt");
+    test::write_file(folder_ / "spoilt" / "config.json", test::read_file(moe / "config.json"));
+    test::write_weights(folder_ / "spoilt", tensors);
+    return folder_ / "spoilt";
+  }
+};
 
 TEST_F(InspectTest, SaysWhatADenseModelIs) {
   test::make_tiny_llama(folder_ / "dense", {.shards = 2});
@@ -46,17 +62,50 @@ TEST_F(InspectTest, FindsThatDroppedExpertsDifferAndHowMuch) {
 
 TEST_F(InspectTest, FindsAPairOfTwinsAmongOtherExperts) {
   const std::filesystem::path moe = converted("drop");
-  std::vector<test::Tensor> tensors;
-  const Weights weights{Folder(moe)};
-  for (const auto& [name, entry] : weights.entries()) {
-    std::string source = name;
-    if (const std::size_t at = name.find("experts.3."); at != std::string::npos) source[at + 8] = '1';
-    const auto bytes = weights.entries().at(source).data();
-    tensors.push_back({name, entry.info->dtype, entry.info->shape, {bytes.begin(), bytes.end()}});
+  const std::vector<test::Tensor> all = tensors_of(moe);
+  std::vector<test::Tensor> tensors = all;
+  for (test::Tensor& tensor : tensors)
+    if (const std::size_t at = tensor.name.find("experts.3."); at != std::string::npos) {
+      std::string source = tensor.name;
+      source[at + 8] = '1';
+      tensor.data = std::ranges::find(all, source, &test::Tensor::name)->data;
+    }
+  EXPECT_EQ(inspect(written(tensors, moe)).identical_experts,
+            (std::vector<std::vector<std::int64_t>>{{1, 3}}));
+}
+
+TEST_F(InspectTest, FindsTwinsAmongExpertsThatDifferInTheirLastNumberOnly) {
+  const std::filesystem::path moe = converted("copy");
+  std::vector<test::Tensor> tensors = tensors_of(moe);
+  const auto last = [&](const char* name) -> std::byte& {
+    return std::ranges::find(tensors, name, &test::Tensor::name)->data.back();
+  };
+  last("model.layers.0.block_sparse_moe.experts.1.w2.weight") ^= std::byte{1};
+  last("model.layers.1.block_sparse_moe.experts.0.w3.weight") ^= std::byte{1};
+  last("model.layers.1.block_sparse_moe.experts.1.w3.weight") ^= std::byte{1};
+  const Inspection found = inspect(written(tensors, moe));
+  EXPECT_EQ(found.identical_experts, (std::vector<std::vector<std::int64_t>>{{2, 3}}));
+  EXPECT_EQ(found.layers_with_identical, 2);
+}
+
+TEST_F(InspectTest, SaysWhereANumberIsNotFiniteInsteadOfComputingWithIt) {
+  const std::filesystem::path moe = converted("drop");
+  struct Case {
+    const char *name, *says;
+  };
+  for (const Case& each :
+       {Case{"model.layers.1.block_sparse_moe.experts.2.w2.weight",
+             "layer 1, expert 2: down has NaN at row 0, column 3"},
+        Case{"model.layers.1.block_sparse_moe.gate.weight", "layer 1: router has NaN at row 0, column 1"},
+        Case{"model.layers.1.post_attention_layernorm.weight",
+             "layer 1: norm in front of the router has NaN at row 0, column 3"}}) {
+    std::vector<test::Tensor> tensors = tensors_of(moe);
+    test::Tensor& tensor = *std::ranges::find(tensors, each.name, &test::Tensor::name);
+    for (const std::size_t byte : {6, 7}) tensor.data[byte] = std::byte{0xFF};
+    const Inspection found = inspect(written(tensors, moe));
+    EXPECT_EQ(found.not_finite, std::vector<std::string>{each.says});
+    EXPECT_FALSE(found.likeness || found.routers);
   }
-  test::write_file(folder_ / "twins" / "config.json", test::read_file(moe / "config.json"));
-  test::write_weights(folder_ / "twins", tensors);
-  EXPECT_EQ(inspect(folder_ / "twins").identical_experts, (std::vector<std::vector<std::int64_t>>{{1, 3}}));
 }
 
 TEST_F(InspectTest, SaysTheSameOfStackedExpertsWhateverTheThreads) {

@@ -6,6 +6,7 @@
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/json.h"
+#include "upmoe/checkpoint/match_weights.h"
 #include "upmoe/cli/commands.h"
 #include "upmoe/inspect/inspect.h"
 
@@ -49,6 +50,7 @@ Json to_json(const Inspection& found) {
               {"layers_with_identical_experts", found.layers_with_identical},
               {"expert_cosine", nullptr},
               {"router", nullptr},
+              {"not_finite", found.not_finite},
               {"provenance", provenance(found)}};
   if (found.likeness)
     out["expert_cosine"] = {
@@ -90,6 +92,7 @@ void print(const Inspection& found, const std::string& folder) {
   fmt::print("\nshards      {}\nhead        {}\n", found.num_shards,
              found.tied ? "tied to the embedding" : "its own");
   if (moe) fmt::print("identical   {}\n", identical_text(found));
+  if (!found.not_finite.empty()) fmt::print("not finite  {}\n", some(found.not_finite));
   if (found.likeness)
     fmt::print("likeness    cosine between experts {:.4f} (from {:.4f} to {:.4f})\n", found.likeness->mean,
                found.likeness->least, found.likeness->most);
@@ -127,7 +130,7 @@ Action inspect_command(CLI::App& app) {
       fmt::print("{}\n", to_json(found).dump(2, ' ', /*ensure_ascii=*/true));
     else
       print(found, arguments->folder);
-    return kOk;
+    return found.not_finite.empty() ? kOk : kFailed;
   };
 }
 

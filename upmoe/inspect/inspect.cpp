@@ -17,6 +17,7 @@
 #include "upmoe/io/file_descriptor.h"
 #include "upmoe/target/registry.h"
 #include "upmoe/tensor/convert.h"
+#include "upmoe/tensor/finite.h"
 #include "upmoe/tensor/moments.h"
 
 namespace upmoe {
@@ -35,27 +36,58 @@ struct LayerFindings {
   double cosine_sum = 0, cosine_least = 2, cosine_most = -2;
   std::int64_t pairs = 0;
   double router_std = 0, logit_std = 0;
+  std::string not_finite;  // where the first such number is, of those that were looked at
+
+  template <class... Args>
+  void look_for_not_finite(const View& view, std::int64_t row, fmt::format_string<Args...> where,
+                           Args&&... args) {
+    if (!not_finite.empty()) return;
+    const std::array shape = {view.rows, view.cols};
+    const std::string what =
+        not_finite_text(view.dtype, shape, static_cast<std::uint64_t>(row * view.cols), view.row(row));
+    if (!what.empty()) not_finite = fmt::format(where, std::forward<Args>(args)...) + " has " + what;
+  }
 };
 
-bool identical(const MoeWeights& moe, std::int64_t l, std::int64_t a, std::int64_t b) {
-  return std::ranges::all_of(kMatrices, [&](Matrix matrix) {
+// Like memcmp, over all three matrices.
+int compare(const MoeWeights& moe, std::int64_t l, std::int64_t a, std::int64_t b) {
+  for (const Matrix matrix : kMatrices) {
     const View one = moe.expert(l, a, matrix), other = moe.expert(l, b, matrix);
-    return one.dtype == other.dtype &&
-           std::memcmp(one.bytes.data(), other.bytes.data(), one.bytes.size()) == 0;
-  });
+    if (one.dtype != other.dtype) return one.dtype < other.dtype ? -1 : 1;
+    if (const int order = std::memcmp(one.bytes.data(), other.bytes.data(), one.bytes.size()); order != 0)
+      return order;
+  }
+  return 0;
 }
 
+std::uint64_t hash_of(const MoeWeights& moe, std::int64_t l, std::int64_t e) {
+  std::uint64_t hash = 0;
+  for (const Matrix matrix : kMatrices) hash = xxh3(moe.expert(l, e, matrix).bytes, hash);
+  return hash;
+}
+
+// Only experts whose first rows agree are read whole, and only those of one hash are compared: by halves
+// among those that are known, since who wants to can make many of one hash.
 void find_identical(const MoeWeights& moe, std::int64_t l, LayerFindings& found) {
-  // Only experts whose first rows agree are compared whole, so that many experts do not mean many
-  // comparisons.
-  std::map<std::uint64_t, std::vector<std::int64_t>> firsts_by_row;
+  std::map<std::uint64_t, std::vector<std::int64_t>> by_first_rows;
   for (std::int64_t e = 0; e < moe.shape().experts; ++e) {
-    std::vector<std::int64_t>& firsts = firsts_by_row[xxh3(moe.expert(l, e, Matrix::gate).row(0),
-                                                           xxh3(moe.expert(l, e, Matrix::down).row(0)))];
-    const auto twin =
-        std::ranges::find_if(firsts, [&](std::int64_t first) { return identical(moe, l, first, e); });
-    found.same_as.push_back(twin == firsts.end() ? e : *twin);
-    if (twin == firsts.end()) firsts.push_back(e);
+    found.same_as.push_back(e);
+    by_first_rows[xxh3(moe.expert(l, e, Matrix::gate).row(0), xxh3(moe.expert(l, e, Matrix::down).row(0)))]
+        .push_back(e);
+  }
+  for (const auto& [first_rows, experts] : by_first_rows) {
+    if (experts.size() == 1) continue;
+    std::map<std::uint64_t, std::vector<std::int64_t>>
+        known;  // by hash; of one hash: ascending, all different
+    for (const std::int64_t e : experts) {
+      std::vector<std::int64_t>& others = known[hash_of(moe, l, e)];
+      const auto place = std::ranges::partition_point(others, [&](std::int64_t other) {
+        const int order = compare(moe, l, other, e);
+        if (order == 0) found.same_as[static_cast<std::size_t>(e)] = other;
+        return order < 0;
+      });
+      if (found.same_as[static_cast<std::size_t>(e)] == e) others.insert(place, e);
+    }
   }
 }
 
@@ -68,8 +100,12 @@ void find_likeness(const MoeWeights& moe, std::int64_t l, std::int64_t rows, Lay
     const std::int64_t all = moe.expert(l, 0, matrix).rows, taken = std::min(rows, all);
     for (std::int64_t i = 0; i < taken; ++i) {
       std::vector<std::vector<float>> row;
-      for (std::int64_t a = 0; a < n; ++a)
-        row.push_back(floats(moe.expert(l, a * E / n, matrix), i * all / taken));
+      for (std::int64_t a = 0; a < n; ++a) {
+        const std::int64_t e = a * E / n, r = i * all / taken;
+        const View view = moe.expert(l, e, matrix);
+        found.look_for_not_finite(view, r, "layer {}, expert {}: {}", l, e, matrix_name(matrix));
+        row.push_back(floats(view, r));
+      }
       for (std::int64_t a = 0; a < n; ++a)
         for (std::int64_t b = 0; b <= a; ++b) {
           double dot = 0;
@@ -92,28 +128,32 @@ void find_likeness(const MoeWeights& moe, std::int64_t l, std::int64_t rows, Lay
 }
 
 void find_router(const MoeWeights& moe, std::int64_t l, LayerFindings& found) {
-  const View router = moe.router(l);
+  const View router = moe.router(l), norm = moe.ffn_norm(l);
+  for (std::int64_t e = 0; e < router.rows; ++e) found.look_for_not_finite(router, e, "layer {}: router", l);
+  found.look_for_not_finite(norm, 0, "layer {}: norm in front of the router", l);
   Moments all;
   for (const Moments& row : row_moments(router.dtype, router.bytes, router.rows, router.cols))
     all = combine(all, row);
   found.router_std = all.deviation();
   double squares = 0;
-  for (const float gamma : floats(moe.ffn_norm(l), 0)) squares += static_cast<double>(gamma) * gamma;
+  for (const float gamma : floats(norm, 0)) squares += static_cast<double>(gamma) * gamma;
   found.logit_std = found.router_std * std::sqrt(squares);
 }
 
 // Groups of experts that are identical in every layer.
 std::vector<std::vector<std::int64_t>> groups(const std::vector<LayerFindings>& layers, std::int64_t E) {
-  std::map<std::vector<std::int64_t>, std::vector<std::int64_t>> by_twins;
-  for (std::int64_t e = 0; e < E; ++e) {
-    std::vector<std::int64_t> twins;
-    for (const LayerFindings& layer : layers) twins.push_back(layer.same_as[static_cast<std::size_t>(e)]);
-    by_twins[twins].push_back(e);
+  std::vector<std::size_t> group_E(static_cast<std::size_t>(E));  // in all layers so far
+  for (const LayerFindings& layer : layers) {
+    std::map<std::pair<std::size_t, std::int64_t>, std::size_t> finer;
+    for (std::size_t e = 0; e < group_E.size(); ++e)
+      group_E[e] = finer.try_emplace({group_E[e], layer.same_as[e]}, finer.size()).first->second;
   }
+  std::map<std::size_t, std::vector<std::int64_t>> members;  // groups are numbered by their first
+  for (std::size_t e = 0; e < group_E.size(); ++e)
+    members[group_E[e]].push_back(static_cast<std::int64_t>(e));
   std::vector<std::vector<std::int64_t>> out;
-  for (auto& [twins, experts] : by_twins)
-    if (experts.size() > 1) out.push_back(experts);
-  std::ranges::sort(out);
+  for (auto& [group, experts] : members)
+    if (experts.size() > 1) out.push_back(std::move(experts));
   return out;
 }
 
@@ -145,7 +185,9 @@ void look_at_experts(Inspection& out, const MoeWeights& moe, std::int64_t rows, 
     routers = {routers.std_mean + layer.router_std / static_cast<double>(L),
                std::min(routers.std_least, layer.router_std), std::max(routers.std_most, layer.router_std),
                routers.logit_std + layer.logit_std / static_cast<double>(L)};
+    if (!layer.not_finite.empty()) out.not_finite.push_back(layer.not_finite);
   }
+  if (!out.not_finite.empty()) return;
   if (pairs > 0) {
     likeness.mean /= static_cast<double>(pairs);
     out.likeness = likeness;

@@ -27,6 +27,9 @@ struct Inspection {
   struct Likeness {
     double mean = 0, least = 0, most = 0;  // cosine over pairs of experts
   };
+  // Where NaN or Inf stands among the numbers that were looked at, the first of each layer; then there is
+  // neither likeness nor routers.
+  std::vector<std::string> not_finite;
   std::optional<Likeness> likeness;
   struct Routers {
     double std_mean = 0, std_least = 0, std_most = 0;  // of the weights, over layers
