@@ -107,6 +107,16 @@ TEST_F(TokenFileTest, NamesTheFirstIdThatIsBeyondTheVocabulary) {
                          {"t.bin", "token 12345 is 60000", "ends at 59999", "another tokenizer?"}));
 }
 
+TEST_F(TokenFileTest, LooksOnlyAtTheTokensThatAreUsed) {
+  U16 ids(20000, 1);
+  ids[12345] = 60000;
+  const TokenFile file(bin(bytes_of(ids)));
+  file.require_ids_below(60000, 12345);
+  EXPECT_THROW(file.require_ids_below(60000, 12346), Error);
+  EXPECT_THROW(file.require_ids_below(60000, 0), Error);  // all
+  file.require_ids_below(60001, 1 << 30);
+}
+
 TEST_F(TokenFileTest, RefusesIdsThatAreNone) {
   const TokenFile large(bin(llmc(20240801, 7, 1, bytes_of_one<std::uint32_t>(1u << 31))));
   EXPECT_TRUE(fails_with([&] { all_of(large); }, {"t.bin", "token 0 is 2147483648"}));

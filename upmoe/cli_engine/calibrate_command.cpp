@@ -33,12 +33,12 @@ struct Texts {
   std::vector<TokenFile> files;
 };
 
-Texts open_texts(const Arguments& arguments, std::int64_t vocabulary) {
+Texts open_texts(const Arguments& arguments, std::int64_t vocabulary, std::int64_t max_tokens) {
   Texts out;
   for (const std::string& data : arguments.data) {
     out.sources.emplace_back(data, arguments.folder);
     out.files.emplace_back(out.sources.back().path());
-    out.files.back().require_ids_below(vocabulary);
+    out.files.back().require_ids_below(vocabulary, max_tokens);
   }
   return out;
 }
@@ -148,7 +148,7 @@ int run(Arguments arguments) {
   arguments.named = std::exchange(arguments.folder, find_source(arguments.folder).folder.string());
   const model::Model model = load_model(arguments.folder, asked.model);
   const CalibrateFlags flags = resolved(asked, model);
-  const Texts texts = open_texts(arguments, model.config.llama.vocab_size);
+  const Texts texts = open_texts(arguments, model.config.llama.vocab_size, flags.max_tokens);
   eval::Calibrator calibrator(model, texts.files, engine_options(flags));
   const std::vector<std::pair<std::string, std::string>> metadata = {
       {kCalibrationKey, calibration_record_text(make_record(arguments, flags, model, texts, calibrator))}};

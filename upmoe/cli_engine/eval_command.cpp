@@ -30,7 +30,7 @@ TextResult measure_text(const model::Model& model, const std::string& data, cons
                         const eval::WindowOptions& windows) {
   const TokenSource source(data, arguments.folder);
   const TokenFile file(source.path());
-  file.require_ids_below(model.config.llama.vocab_size);
+  file.require_ids_below(model.config.llama.vocab_size, windows.max_tokens);
   ProgressBar bar("evaluating", ProgressBar::Unit::tokens);
   eval::ExpertUse use(model.config);
   TextResult out{.name = stem(data)};

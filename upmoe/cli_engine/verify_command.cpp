@@ -33,7 +33,7 @@ void run_both(Verified& found, const fs::path& moe_folder, const fs::path& dense
     found.windows.context = std::min<std::int64_t>(1024, dense.config.llama.max_position_embeddings);
   const TokenSource source(found.data, dense_folder.string());
   const TokenFile file(source.path());
-  file.require_ids_below(dense.config.llama.vocab_size);
+  file.require_ids_below(dense.config.llama.vocab_size, options.max_tokens);
   ProgressBar bar("comparing", ProgressBar::Unit::tokens);
   found.comparison = eval::compare(dense, moe, file, found.windows, watched(bar));
   for (const model::Model* model : {&dense, &moe}) model::require_intact(*model);

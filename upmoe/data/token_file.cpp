@@ -35,11 +35,11 @@ TokenLayout layout_of(const MappedFile& bin, const fs::path& asked) {
   return layout;
 }
 
-// work(begin, ids) over the whole file, some at a time.
-void for_each_piece(const TokenFile& file, auto&& work) {
+// work(begin, ids) over the first `tokens` of the file, some at a time.
+void for_each_piece(const TokenFile& file, std::int64_t tokens, auto&& work) {
   std::array<std::int32_t, 8192> piece{};
-  for (std::int64_t begin = 0; begin < file.size();) {
-    const std::int64_t count = std::min<std::int64_t>(piece.size(), file.size() - begin);
+  for (std::int64_t begin = 0; begin < tokens;) {
+    const std::int64_t count = std::min<std::int64_t>(piece.size(), tokens - begin);
     const std::span<std::int32_t> ids(piece.data(), static_cast<std::size_t>(count));
     file.read(begin, ids);
     work(begin, std::span<const std::int32_t>(ids));
@@ -61,14 +61,16 @@ void TokenFile::read(std::int64_t begin, std::span<std::int32_t> out) const {
   file_.require_intact();
 }
 
-void TokenFile::require_ids_below(std::int64_t vocabulary) const {
-  for_each_piece(*this, [&](std::int64_t begin, std::span<const std::int32_t> ids) {
-    const auto bad = std::ranges::find_if(ids, [&](std::int32_t id) { return id >= vocabulary; });
-    require(bad == ids.end(),
-            "{}: token {} is {}, and the vocabulary ends at {}; was it made with another tokenizer?",
-            printable(path().string()), begin + (bad - ids.begin()), bad == ids.end() ? 0 : *bad,
-            vocabulary - 1);
-  });
+void TokenFile::require_ids_below(std::int64_t vocabulary, std::int64_t tokens) const {
+  for_each_piece(
+      *this, tokens == 0 ? size() : std::min(tokens, size()),
+      [&](std::int64_t begin, std::span<const std::int32_t> ids) {
+        const auto bad = std::ranges::find_if(ids, [&](std::int32_t id) { return id >= vocabulary; });
+        require(bad == ids.end(),
+                "{}: token {} is {}, and the vocabulary ends at {}; was it made with another tokenizer?",
+                printable(path().string()), begin + (bad - ids.begin()), bad == ids.end() ? 0 : *bad,
+                vocabulary - 1);
+      });
 }
 
 bool is_token_file(const fs::path& path) {
@@ -80,7 +82,7 @@ bool is_token_file(const fs::path& path) {
 std::vector<std::int64_t> document_starts(const TokenFile& file, std::int32_t end) {
   std::vector<std::int64_t> starts;
   if (file.size() > 0) starts.push_back(0);
-  for_each_piece(file, [&](std::int64_t begin, std::span<const std::int32_t> ids) {
+  for_each_piece(file, file.size(), [&](std::int64_t begin, std::span<const std::int32_t> ids) {
     for (std::size_t i = 0; i < ids.size(); ++i)
       if (ids[i] == end && begin + std::int64_t(i) + 1 < file.size())
         starts.push_back(begin + std::int64_t(i) + 1);

@@ -28,8 +28,9 @@ class TokenFile {
   // that don't say: see document_starts(file, end) below.
   std::span<const std::int64_t> document_starts() const { return layout_.document_starts; }
 
-  // Looks at every token. Throws Error with the first that no vocabulary of this size has.
-  void require_ids_below(std::int64_t vocabulary) const;
+  // Looks at the first `tokens` of them; 0: at all. Throws Error with the first that no vocabulary of this
+  // size has.
+  void require_ids_below(std::int64_t vocabulary, std::int64_t tokens = 0) const;
 
  private:
   MappedFile file_;

@@ -81,39 +81,42 @@ MegatronLists find_lists(std::span<const std::byte> index, std::string_view file
   return lists;
 }
 
-// Begins of the sequences in tokens, and the end of the last. They must lie end to end.
-std::vector<std::int64_t> sequence_starts(const MegatronLists& lists, std::int64_t width,
-                                          std::string_view file) {
-  std::vector<std::int64_t> starts(lists.sequences + 1);
+struct Sequences {
+  std::int64_t tokens = 0;                    // of all
+  std::vector<std::int64_t> document_starts;  // in tokens; of documents that have any
+};
+
+// The sequences must lie end to end, and the documents ascend among them. Both lists are as long as the file
+// says, so what is kept is bounded by the tokens.
+Sequences walk(const MegatronLists& lists, std::int64_t width, std::string_view file) {
+  Sequences out;
+  const std::int64_t first = lists.documents == 0 ? 0 : lists.document(0);
+  require(first == 0, "{}: the first document begins with sequence {}, expected 0", file, first);
+  std::uint64_t next = 0;  // document
+  const auto begin_documents = [&](std::uint64_t sequence) {
+    for (; next < lists.documents && lists.document(next) == static_cast<std::int64_t>(sequence); ++next)
+      if (out.document_starts.empty() || out.tokens > out.document_starts.back())
+        out.document_starts.push_back(out.tokens);
+  };
   for (std::uint64_t i = 0; i < lists.sequences; ++i) {
+    begin_documents(i);
     require(lists.length(i) >= 0, "{}: sequence {} has {} tokens", file, i, lists.length(i));
-    require(lists.pointer(i) == starts[i] * width,
+    require(lists.pointer(i) == out.tokens * width,
             "{}: sequence {} begins at byte {}, expected {}: they must lie end to end", file, i,
-            lists.pointer(i), starts[i] * width);
-    require(!__builtin_add_overflow(starts[i], lists.length(i), &starts[i + 1]) &&
-                starts[i + 1] <= std::numeric_limits<std::int64_t>::max() / 8,
+            lists.pointer(i), out.tokens * width);
+    require(!__builtin_add_overflow(out.tokens, lists.length(i), &out.tokens) &&
+                out.tokens <= std::numeric_limits<std::int64_t>::max() / 8,
             "{}: sequence {} ends beyond 2^60 tokens", file, i);
   }
-  return starts;
-}
-
-std::vector<std::int64_t> document_starts(const MegatronLists& lists,
-                                          const std::vector<std::int64_t>& sequences, std::string_view file) {
-  std::vector<std::int64_t> out;
-  std::int64_t before = 0;
-  for (std::uint64_t i = 0; i < lists.documents; ++i) {
-    const std::int64_t sequence = lists.document(i);
-    require(i > 0 || sequence == 0, "{}: the first document begins with sequence {}, expected 0", file,
-            sequence);
-    require(sequence >= before && static_cast<std::uint64_t>(sequence) <= lists.sequences,
-            "{}: document {} begins with sequence {}, expected {} to {}", file, i, sequence, before,
-            lists.sequences);
-    before = sequence;
-    const std::int64_t token = sequences[static_cast<std::size_t>(sequence)];
-    if (token < sequences.back() && (out.empty() || token > out.back())) out.push_back(token);
-  }
+  begin_documents(lists.sequences);
+  const std::int64_t before = next == 0 ? 0 : lists.document(next - 1);
+  if (next < lists.documents)
+    fail("{}: document {} begins with sequence {}, expected {} to {}", file, next, lists.document(next),
+         before, lists.sequences);
   require(static_cast<std::uint64_t>(before) == lists.sequences,
           "{}: the documents end with sequence {} of {}", file, before, lists.sequences);
+  if (!out.document_starts.empty() && out.document_starts.back() == out.tokens)
+    out.document_starts.pop_back();
   return out;
 }
 
@@ -164,11 +167,11 @@ TokenLayout parse_megatron_index(std::span<const std::byte> index, std::uint64_t
   const std::string shown = printable(file);
   const MegatronLists lists = find_lists(index, shown);
   const TokenType type = megatron_type(load<std::uint8_t>(index, 17), shown);
-  const std::vector<std::int64_t> sequences = sequence_starts(lists, bytes(type), shown);
-  const auto expected = static_cast<std::uint64_t>(sequences.back() * bytes(type));
+  Sequences found = walk(lists, bytes(type), shown);
+  const auto expected = static_cast<std::uint64_t>(found.tokens * bytes(type));
   require(expected == bin_bytes, "{}: describes {} bytes of tokens, and the .bin beside it has {}; {}", shown,
           expected, bin_bytes, expected > bin_bytes ? "is it complete?" : "do they belong together?");
-  return {TokenFormat::megatron, type, 0, sequences.back(), document_starts(lists, sequences, shown)};
+  return {TokenFormat::megatron, type, 0, found.tokens, std::move(found.document_starts)};
 }
 
 TokenLayout parse_token_bin(std::span<const std::byte> whole_file, std::string_view file) {
