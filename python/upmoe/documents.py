@@ -31,16 +31,20 @@ def files(paths: list[str], note: Callable[[str], None]) -> Iterator[Path]:
 
 
 def walk(folder: Path, note: Callable[[str], None]) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
+    """Depth first, in the order of the names. Folders may be nested deeper than functions of Python."""
+    within = [iter(sorted(folder.iterdir()))]
+    while within:
+        path = next(within[-1], None)
+        if path is None:
+            within.pop()
+        elif path.name.startswith("."):
             note(f"left out {printable(path)}, which is hidden")
-        elif path.is_dir():
-            if path.is_symlink():
-                note(f"left out {printable(path)}, a link to a folder")
-            else:
-                yield from walk(path, note)
-        else:
+        elif not path.is_dir():
             yield path
+        elif path.is_symlink():
+            note(f"left out {printable(path)}, a link to a folder")
+        else:
+            within.append(iter(sorted(path.iterdir())))
 
 
 def open_regular(path: Path):

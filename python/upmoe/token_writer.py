@@ -44,7 +44,11 @@ class TokenWriter:
         return file
 
     def add(self, ids: list[int]) -> None:
-        array.array(self.type, ids).tofile(self._file)
+        try:
+            array.array(self.type, ids).tofile(self._file)
+        except OverflowError:
+            raise Error(f"{printable(self.bin)}: the tokenizer gives token {max(ids)}, which {self.name} cannot hold; "
+                        "do tokenizer and config.json belong together?") from None
         self.lengths.append(len(ids))
         self.tokens += len(ids)
 

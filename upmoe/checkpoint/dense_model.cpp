@@ -1,6 +1,7 @@
 #include "upmoe/checkpoint/dense_model.h"
 
 #include <algorithm>
+#include <span>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
@@ -79,18 +80,32 @@ void DenseModel::refuse_strangers(const std::vector<std::string>& strangers) con
        guess(strangers.front(), names));
 }
 
+namespace {
+
+// Weights of a layer, which stand together and are as many in each: of ten thousand layers, none is looked
+// for among all.
+std::span<const DenseModel::Weight> of_layer(const DenseModel& model, std::int64_t l) {
+  const DenseConfig& config = model.config();
+  require(l >= 0 && l < config.num_layers, "there is no layer {}, there are {}", l, config.num_layers);
+  const std::size_t around = config.tie_word_embeddings ? 2 : 3;  // embedding, last norm, head
+  const std::size_t each = (model.weights().size() - around) / static_cast<std::size_t>(config.num_layers);
+  return std::span(model.weights()).subspan(1 + static_cast<std::size_t>(l) * each, each);
+}
+
+}  // namespace
+
 const DenseModel::Weight& DenseModel::matrix(std::int64_t layer, Matrix matrix) const {
-  const auto it = std::ranges::find_if(weights_, [&](const Weight& w) {
-    return w.is.role == Role::matrix && w.is.layer == layer && w.is.matrix == matrix;
-  });
-  require(it != weights_.end(), "layer {} has no {}", layer, matrix_name(matrix));
+  const auto weights = of_layer(*this, layer);
+  const auto it = std::ranges::find_if(
+      weights, [&](const Weight& w) { return w.is.role == Role::matrix && w.is.matrix == matrix; });
+  require(it != weights.end(), "layer {} has no {}", layer, matrix_name(matrix));
   return *it;
 }
 
 const DenseModel::Weight& DenseModel::ffn_norm(std::int64_t layer) const {
-  const auto it = std::ranges::find_if(
-      weights_, [&](const Weight& w) { return w.is.role == Role::ffn_norm && w.is.layer == layer; });
-  require(it != weights_.end(), "layer {} has no norm in front of its FFN", layer);
+  const auto weights = of_layer(*this, layer);
+  const auto it = std::ranges::find(weights, Role::ffn_norm, [](const Weight& w) { return w.is.role; });
+  require(it != weights.end(), "layer {} has no norm in front of its FFN", layer);
   return *it;
 }
 

@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 
 #include "upmoe/base/text.h"
+#include "upmoe/checkpoint/match_weights.h"
 #include "upmoe/checkpoint/output_folder.h"
 #include "upmoe/cli/commands.h"
 #include "upmoe/cli/hub.h"
@@ -150,7 +151,7 @@ void print_outcome(const Converted& converted, const ConvertOptions& options, co
   std::vector<std::string> missing;
   for (const std::size_t other : converted.missing) missing.push_back(std::to_string(other));
   fmt::print("missing     rank {} of {} is done, not yet done: {}; who finishes last completes the output\n",
-             rank.rank, rank.ranks, join(missing));
+             rank.rank, rank.ranks, some(missing));
 }
 
 // Positionals win over the recipe; one of the two alone would be a riddle.

@@ -2,6 +2,8 @@
 
 #include <toml++/toml.h>
 
+#include <algorithm>
+
 namespace upmoe::cli {
 namespace {
 
@@ -24,11 +26,25 @@ std::string list_text(const toml::array& list, const std::string& key, const std
   return join(out, ",");
 }
 
+// The parser makes a table of each part of a key, and needs stack for each that is within another. A key does
+// not go on in the next line; of which dots are a key's only the parser knows.
+void require_shallow(std::string_view text, const std::string& where) {
+  constexpr std::ptrdiff_t kMostDots = 1000;
+  for (std::int64_t number = 1; !text.empty(); ++number) {
+    const std::string_view line = text.substr(0, text.find('\n'));
+    if (std::ranges::count(line, '.') > kMostDots)
+      throw UsageError(
+          fmt::format("{}: line {}: has more than {} dots; is it a recipe?", where, number, kMostDots));
+    text.remove_prefix(std::min(line.size() + 1, text.size()));
+  }
+}
+
 }  // namespace
 
 Values parse_recipe(std::string_view text, std::string_view where, const std::vector<std::string>& known,
                     const std::vector<std::string>& lists) {
   const std::string shown = printable(where);
+  require_shallow(text, shown);
   Values out;
   try {
     for (const auto& [key, node] : toml::parse(text)) {

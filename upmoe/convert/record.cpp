@@ -59,6 +59,13 @@ std::string toml_text(const std::string& text) {
   return nlohmann::json(printable(text, std::string::npos)).dump();
 }
 
+// As a whole: an object that keeps its order looks for each key that is added among all before it.
+std::map<std::string, std::string> in_hex(const std::map<std::string, std::uint64_t>& hashes) {
+  std::map<std::string, std::string> out;
+  for (const auto& [name, hash] : hashes) out.emplace(name, hex(hash));
+  return out;
+}
+
 Json option_json(const OptionInfo& setting) {
   if (setting.type == "text") return setting.preset;
   if (setting.type != "list") return Json::parse(setting.preset);
@@ -134,13 +141,11 @@ std::string manifest_json(const Plan& plan, const TensorHashes& hashes,
                  {"model_type", plan.source.config().model_type},
                  {"parameters", plan.source.parameters()},
                  {"config_xxh3", hex(xxh3(plan.source.config_text()))},
-                 {"tensors", Json::object()}};
-  for (const auto& [name, hash] : hashes.source) source["tensors"][name] = hex(hash);
+                 {"tensors", in_hex(hashes.source)}};
   Json output = {{"parameters", plan.parameters},
                  {"active_parameters", plan.active_parameters},
                  {"bytes", plan.data_bytes},
-                 {"tensors", Json::object()}};
-  for (const auto& [name, hash] : hashes.output) output["tensors"][name] = hex(hash);
+                 {"tensors", in_hex(hashes.output)}};
   Json carried = Json::array(), changed = Json::array();
   for (const SideFile& file : side_files) (file.changed ? changed : carried).push_back(file.name);
   return Json({{"upmoe", kVersion},
@@ -168,10 +173,7 @@ std::string journal_head(const Plan& plan, std::size_t ranks) {
 }
 
 std::string hashes_json(const TensorHashes& hashes) {
-  Json out = {{"output", Json::object()}, {"source", Json::object()}};
-  for (const auto& [name, hash] : hashes.output) out["output"][name] = hash;
-  for (const auto& [name, hash] : hashes.source) out["source"][name] = hash;
-  return out.dump() + "\n";
+  return Json({{"output", hashes.output}, {"source", hashes.source}}).dump() + "\n";
 }
 
 TensorHashes parse_hashes(std::string_view text, std::string_view where) {
