@@ -61,6 +61,22 @@ write("dense_config_fuzz", {
     "quantised": json.dumps({**tiny, "quantization_config": {"quant_method": "gptq"}}),
     "moe": json.dumps({"model_type": "mixtral"}),
     "huge": json.dumps({"model_type": "llama", "hidden_size": 2**31 - 1, "num_hidden_layers": 10000}),
+    "odd_head": json.dumps({**tiny, "head_dim": 7}),
+    "theta": json.dumps({**tiny, "rope_theta": 1e-308}),
+    "factor": json.dumps({**tiny, "rope_scaling": {"type": "dynamic", "factor": 0}}),
+    "truncate": json.dumps({**tiny, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "truncate": "x"}}),
+    "eos": json.dumps({**tiny, "eos_token_id": 2**63}),
+})
+mixtral = {**tiny, "model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
+write("model_config_fuzz", {
+    "dense": json.dumps(tiny),
+    "mixtral": json.dumps(mixtral),
+    "defaults": json.dumps({"model_type": "mixtral"}),
+    "many_experts": json.dumps({**mixtral, "num_local_experts": 100000, "num_hidden_layers": 10000}),
+    "no_expert": json.dumps({**mixtral, "num_local_experts": 0, "intermediate_size": -1}),
+    "other_types": json.dumps({**mixtral, "num_local_experts": "4", "num_experts_per_tok": 0.5}),
+    "window": json.dumps({**mixtral, "sliding_window": 16, "router_jitter_noise": 0.1}),
+    "yarn": json.dumps({**mixtral, "rope_parameters": {"rope_type": "yarn", "factor": 4, "beta_slow": 0, "rope_theta": 2}}),
 })
 write("side_files_fuzz", {
     "v5": json.dumps({"backend": "tokenizers", "tokenizer_class": "TokenizersBackend", "is_local": True,
@@ -72,6 +88,8 @@ write("side_files_fuzz", {
     "card_windows": "---\r\nlicense: mit\r\n---\r\n",
     "card_hostile": "---\nlicense: \x1b[2J\nlanguage: \u202ede\nlicense: mit\n",
     "card_head": "license: mit\nlicense: other\n  more\n- item\n",
+    "card_open": "---\nlicense: [mit\nlanguage:\n- 'en\n  - de\n---\n",
+    "code": json.dumps({"auto_map": {"AutoTokenizer": ["a.B", None]}, "a": [{"auto_map": 1}]}),
 })
 write("recipe_fuzz", {
     "written": '# upmoe 0.1.0\nmethod = "drop"\nratio = 0.5\nindices = "shared"\nexperts = 8\ntop-k = 2\nseed = 0\n'
@@ -85,6 +103,12 @@ write("recipe_fuzz", {
     "twice": "seed = 1\nseed = 2\n",
     "deep": "seed = " + "[" * 300,
     "dotted": "router.logit.std = 1\n",
+    # A control byte stands for 450 levels.
+    "deep_key": "seed.\x01\x01\x01x = 1\n",
+    "deep_table": "[\x01\x01x]\nseed = 1\n",
+    "deep_in_a_table": "[\x01\x01x]\n\x01\x01seed = 1\n",
+    "deep_inline": "seed = {\x01x = 1}\n",
+    "deep_lists": "seed = \x02\nratio = \x03\n",
 })
 head = json.dumps({"upmoe": "0.1.0", "options": {"method": "drop", "ratio": 0.5, "seed": 0}, "ranks": 1, "source": {
     "config.json": "db0cca0c0f5a55a6",

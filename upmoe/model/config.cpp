@@ -9,7 +9,10 @@
 namespace upmoe::model {
 
 ModelConfig read_model_config(const Folder& folder) {
-  const std::string text = folder.config(), where = (folder.path() / "config.json").string();
+  return parse_model_config(folder.config(), (folder.path() / "config.json").string());
+}
+
+ModelConfig parse_model_config(std::string_view text, const std::string& where) {
   const nlohmann::json json = parse_json_object(text, where);
   const auto type = json.find("model_type");
   const auto& all = target::targets();

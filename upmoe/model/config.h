@@ -26,4 +26,7 @@ struct ModelConfig {
 // Throws Error that says what can't be run and why.
 ModelConfig read_model_config(const Folder& folder);
 
+// The same of the text of a config.json. `where` is its path, for messages.
+ModelConfig parse_model_config(std::string_view text, const std::string& where);
+
 }  // namespace upmoe::model
