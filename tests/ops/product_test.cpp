@@ -10,6 +10,7 @@
 
 #include "tests/ops/tensors.h"
 #include "upmoe/base/isa.h"
+#include "upmoe/ops/processor.h"
 #include "upmoe/ops/tiles.h"
 
 namespace upmoe::ops {
@@ -88,17 +89,80 @@ TEST(Product, OfViewsTouchesOnlyThem) {
 }
 
 TEST(Product, SumsSeveralBeforeItRounds) {
-  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-    std::vector<Factors> factors;
-    for (const std::int64_t K : {33, 1100, 8})
-      factors.push_back({turned(draw({70, K}, dtype)), draw({K, 90}, dtype)});
-    expect_product(factors, dtype);
-    factors.push_back({-factors[1].a_MK, factors[1].b_KN});
-    factors.push_back({-factors[0].a_MK, factors[0].b_KN});
-    const at::Tensor out = place(70, 90, dtype), last = in_double({factors[2]});
-    sum_of_products(factors, out);  // what is left of sums that were a hundred times as large
-    expect_near(out.to(at::kDouble), last, dtype == at::kFloat ? 1e-4 : 4e-3);
+  for (const bool with_onednn : {true, false})
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+      at::globalContext().setUserEnabledMkldnn(with_onednn);
+      std::vector<Factors> factors;
+      for (const std::int64_t K : {33, 1100, 8})
+        factors.push_back({turned(draw({70, K}, dtype)), draw({K, 90}, dtype)});
+      expect_product(factors, dtype);
+      factors.push_back({-factors[1].a_MK, factors[1].b_KN});
+      factors.push_back({-factors[0].a_MK, factors[0].b_KN});
+      const at::Tensor out = place(70, 90, dtype), last = in_double({factors[2]});
+      sum_of_products(factors, out);  // what is left of sums that were a hundred times as large
+      expect_near(out.to(at::kDouble), last, dtype == at::kFloat ? 1e-4 : 4e-3);
+    }
+  at::globalContext().setUserEnabledMkldnn(true);
+}
+
+// Mean distance from the product of doubles, as a share of its mean size. The mean, since the largest of some
+// thousand errors is a matter of chance.
+double mean_error(const at::Tensor& got, const at::Tensor& exact) {
+  return ((got.to(at::kDouble) - exact).pow(2).mean() / exact.pow(2).mean()).sqrt().item<double>();
+}
+
+// What may be more by chance, and where a processor has no fma.
+constexpr double kChance = 1.15;
+
+// Many short sums instead of a long one. By ATen's mm where torch has MKL, whose sums are of 192 terms at
+// most.
+TEST(Product, IsAsNearToThatOfDoublesAsTorchs) {
+  // Layers of models; few rows and few terms, which have kernels of their own; gradients, whose terms are
+  // tokens; attention, whose terms are positions.
+  for (const Shape& s : std::vector<Shape>{{32, 576, 192},
+                                           {300, 576, 256},
+                                           {64, 1536, 128},
+                                           {64, 4096, 128},
+                                           {40, 14336, 64},
+                                           {100, 256, 256},
+                                           {100, 200, 150},
+                                           {1, 576, 2000},
+                                           {4, 1536, 1000},
+                                           {8, 14336, 256},
+                                           {300, 8, 150},
+                                           {576, 333, 256},
+                                           {256, 1024, 64}})
+    for (const int layout : {0, 1, 2, 3}) {
+      at::Tensor a = draw({s.M, s.K}), b = draw({s.K, s.N});
+      if (layout & 1) a = turned(a);
+      if (layout & 2) b = turned(b);
+      const at::Tensor out = place(s.M, s.N, at::kFloat), exact = in_double({{a, b}});
+      product(a, b, out);
+      EXPECT_LE(mean_error(out, exact), kChance * mean_error(a.mm(b), exact))
+          << fmt::format("{} x {} x {}, layout {}", s.M, s.K, s.N, layout);
+    }
+}
+
+TEST(Product, OfSeveralIsAsNearToThatOfDoublesAsTorchs) {
+  for (const std::int64_t rows : {5, 70}) {
+    const std::vector<Factors> factors = {{draw({rows, 1536}), draw({1536, 300})},
+                                          {draw({rows, 700}), draw({700, 300})}};
+    const at::Tensor out = place(rows, 300, at::kFloat), exact = in_double(factors),
+                     of_torch = factors[0].a_MK.mm(factors[0].b_KN).addmm(factors[1].a_MK, factors[1].b_KN);
+    sum_of_products(factors, out);
+    EXPECT_LE(mean_error(out, exact), kChance * mean_error(of_torch, exact)) << rows << " rows";
   }
+}
+
+// Which the variables limit: scripts/isa-test runs this under several, and shows what is printed.
+TEST(Product, TakesTheKernelsThatTheProcessorHas) {
+  const Processor p = processor_of_onednn();
+  const std::string_view of_float = kernels_of_products(at::kFloat),
+                         of_bf16 = kernels_of_products(at::kBFloat16);
+  EXPECT_EQ(of_float, p.avx512 ? "oneDNN AVX-512" : p.avx2 ? "oneDNN AVX2" : "ATen");
+  EXPECT_EQ(of_bf16, p.amx_bf16 ? "oneDNN AMX BF16" : p.avx512_bf16 ? "oneDNN AVX-512 BF16" : of_float);
+  fmt::print("products of float32 by {}, of bf16 by {}; our kernels: {}\n", of_float, of_bf16,
+             isa_name(active_isa()));
 }
 
 TEST(Product, OfFewRowsIsTheSumTooOnEveryInstructionSet) {
@@ -146,6 +210,7 @@ TEST(Product, LetsWhatIsNotFiniteThrough) {
 }
 
 TEST(Product, OfARowDoesNotDependOnTheOtherRowsUnlessTheyAreFew) {
+  if (kernels_of_products(at::kFloat) == "ATen") GTEST_SKIP() << "ATen's mm promises nothing of the kind";
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
     const at::Tensor a = draw({150, 1500}, dtype), b = turned(draw({1500, 170}, dtype)),
                      all = place(150, 170, dtype);

@@ -14,6 +14,7 @@
 #include "upmoe/cli_engine/eval_report.h"
 #include "upmoe/cli_engine/model_options.h"
 #include "upmoe/cli_engine/watched.h"
+#include "upmoe/ops/product.h"
 
 namespace upmoe::cli {
 namespace {
@@ -64,6 +65,7 @@ int run(Arguments arguments) {
                     .compute = dtype_text(model.compute),
                     .dtype = dtype_text(model.embedding_VH.scalar_type()),
                     .device = model.device.str()};
+  if (model.device.is_cpu()) report.products = ops::kernels_of_products(model.compute);
   report.windows = {.context = options.context, .stride = options.stride, .max_tokens = options.max_tokens};
   if (options.context == 0) report.windows.context = std::min<std::int64_t>(2048, longest);
   if (options.stride == 0) report.windows.stride = report.windows.context;

@@ -94,6 +94,7 @@ Json to_json(const EvalReport& report) {
               {"device", report.device},
               {"dtype", report.dtype},
               {"compute", report.compute},
+              {"products", report.products.empty() ? Json(nullptr) : Json(report.products)},
               {"threads", at::get_num_threads()}};
   if (!report.texts.empty()) {
     out["context"] = report.windows.context;
@@ -175,7 +176,8 @@ void print_choices(const std::vector<ChoicesResult>& choices) {
 
 void print(const EvalReport& report) {
   fmt::print("{}\n", printable(report.folder));
-  fmt::print("weights {} on {}, arithmetic {}, {} threads", report.dtype, report.device, report.compute,
+  const std::string by = report.products.empty() ? "" : fmt::format(" ({})", report.products);
+  fmt::print("weights {} on {}, arithmetic {}{}, {} threads", report.dtype, report.device, report.compute, by,
              at::get_num_threads());
   const auto& [context, stride, most] = report.windows;
   if (!report.texts.empty())

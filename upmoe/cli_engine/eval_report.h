@@ -24,6 +24,7 @@ struct ChoicesResult {
 // What `upmoe eval` has found, of a model and how it was run.
 struct EvalReport {
   std::string folder, compute, dtype, device;
+  std::string products;  // whose kernels multiply; empty on a GPU
   eval::WindowOptions windows;
   std::vector<TextResult> texts;
   eval::Perplexity all;  // of the texts together

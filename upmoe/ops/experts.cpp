@@ -23,11 +23,11 @@ void neurons_tile(const Tensor& x, const Tensor& gate_FH, const Tensor& up_FH, c
                   const Tensor& out) {
   const bool keep = kept.gate_PF.defined();
   const std::int64_t R = x.size(0), F = gate_FH.size(0);
-  const Tensor gate = keep ? kept.gate_PF : scratch(/*slot=*/0, R, F, x.scalar_type()),
-               up = keep ? kept.up_PF : scratch(/*slot=*/1, R, F, x.scalar_type());
+  const Tensor gate = keep ? kept.gate_PF : scratch(/*slot=*/0, R, F, out.scalar_type()),
+               up = keep ? kept.up_PF : scratch(/*slot=*/1, R, F, out.scalar_type());
   product(x, gate_FH.t(), gate);
   product(x, up_FH.t(), up);
-  with_kernels(x.scalar_type(), [&]<class T>(const KernelsOf<T>& k, T) {
+  with_kernels(out.scalar_type(), [&]<class T>(const KernelsOf<T>& k, T) {
     for (std::int64_t r = 0; r < R; ++r)
       k.swiglu(data<T>(gate) + r * gate.stride(0), data<T>(up) + r * up.stride(0),
                static_cast<std::size_t>(F), data<T>(out) + r * out.stride(0));
@@ -40,7 +40,7 @@ Tensor run(const Tensor& x_NH, const ExpertPlan& plan, const Weights& weights, c
   const Tensor y_PH = at::empty({P, H}, x_NH.options());
   for (const Group& group :
        groups_of(plan, F * static_cast<std::int64_t>(x_NH.element_size()), /*whole=*/false)) {
-    const Tensor in_RH = gather(x_NH, plan, group.rows), y_RH = part(y_PH, 0, group.rows),
+    const Tensor in_RH = for_products(gather(x_NH, plan, group.rows)), y_RH = part(y_PH, 0, group.rows),
                  neuron_RF = at::empty({group.rows.size, F}, x_NH.options());
     for_each_tile_of(group, F, [&](const Block& b, Range f) {
       const auto tile = [&](const Tensor& all, std::int64_t first_row) {
@@ -50,8 +50,9 @@ Tensor run(const Tensor& x_NH, const ExpertPlan& plan, const Weights& weights, c
           part(in_RH, 0, b.rows), part(weights.gate[b.expert], 0, f), part(weights.up[b.expert], 0, f),
           {tile(kept.gate_PF, group.rows.begin), tile(kept.up_PF, group.rows.begin)}, tile(neuron_RF, 0));
     });
+    const Tensor a_RF = for_products(neuron_RF);
     for_each_tile_of(group, H, [&](const Block& b, Range h) {
-      product(part(neuron_RF, 0, b.rows), part(weights.down[b.expert], 0, h).t(),
+      product(part(a_RF, 0, b.rows), part(weights.down[b.expert], 0, h).t(),
               part(part(y_RH, 0, b.rows), 1, h));
     });
   }

@@ -78,6 +78,11 @@ UPMOE_INLINE Floats rounded(Floats v) {
   return bits_of<Floats>(to_bf16(v) & 0xFFFF0000);
 }
 
+// A lane adds so many terms, one after the other, at most, before they are added to those so far: the error
+// of a long sum comes from the size that it has already.
+constexpr std::size_t kPiece = 128;
+UPMOE_INLINE std::size_t least(std::size_t a, std::size_t b) { return a < b ? a : b; }
+
 // f(i, n) for every n numbers from i on; all but the last n are kLanes.
 template <class F>
 UPMOE_INLINE void in_registers(std::size_t count, F f) {
@@ -97,6 +102,21 @@ UPMOE_INLINE float sum_of(Floats v) {
   return sum_of<(kBy > 1 ? kBy / 2 : 1)>(v + turned);
 }
 
+// Sum of f(i, n) in pieces of 16 registers; what f gives beyond n is zero.
+template <class F>
+UPMOE_INLINE float sum_in_pieces(std::size_t count, F f) {
+  constexpr std::size_t kMost = 16 * kLanes;
+  Floats total{};
+  for (std::size_t begin = 0; begin < count; begin += kMost) {
+    Floats sum{};
+    in_registers(
+        least(count - begin, kMost), [&](std::size_t i, std::size_t n)
+                                         __attribute__((always_inline)) { sum += f(begin + i, n); });
+    total += sum;
+  }
+  return sum_of(total);
+}
+
 // e^x to about 1e-7 of it: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes expf). Beyond -87.3 and 88.3 it
 // stays what it is there: 1e-38 and 2e38. NaN stays NaN.
 UPMOE_INLINE Floats exp_of(Floats x) {
@@ -110,81 +130,114 @@ UPMOE_INLINE Floats exp_of(Floats x) {
   p = p * r + 4.1665795894e-2F;
   p = p * r + 1.6666665459e-1F;
   p = p * r + 5.0000001201e-1F;
-  p = p * (r * r) + (r + 1.0F);
-  return p * bits_of<Floats>((bits_of<Ints>(shifted) + 127) << 23);  // the low bits of shifted are n
+  p = p * (r * r) + r;  // 1 is added last: of numbers as large as the result, only that rounds
+  return (p + 1.0F) * bits_of<Floats>((bits_of<Ints>(shifted) + 127) << 23);  // the low bits of shifted are n
 }
 
-template <class T, std::size_t kR, std::size_t kN>
-UPMOE_INLINE void dots_block(const float* x, const T* w, std::size_t stride_w, std::size_t k, float* out,
-                             std::size_t stride_out) {
+struct Strides {
+  std::size_t x, w, out;
+};
+
+// kAdd: to what is in out.
+template <class T, std::size_t kR, std::size_t kN, bool kAdd>
+UPMOE_INLINE void dots_block(const float* x, const T* w, std::size_t k, const Strides& stride, float* out) {
   Floats sum[kR][kN] = {};
   in_registers(
       k, [&](std::size_t i, std::size_t n) __attribute__((always_inline)) {
         Floats a[kR];
 #pragma GCC unroll 4
-        for (std::size_t r = 0; r < kR; ++r) a[r] = load(x + r * k + i, n);
+        for (std::size_t r = 0; r < kR; ++r) a[r] = load(x + r * stride.x + i, n);
 #pragma GCC unroll 4
         for (std::size_t c = 0; c < kN; ++c) {
-          const Floats b = load(w + c * stride_w + i, n);
+          const Floats b = load(w + c * stride.w + i, n);
 #pragma GCC unroll 4
           for (std::size_t r = 0; r < kR; ++r) sum[r][c] += a[r] * b;
         }
       });
   for (std::size_t r = 0; r < kR; ++r)
-    for (std::size_t c = 0; c < kN; ++c) out[r * stride_out + c] = sum_of(sum[r][c]);
+    for (std::size_t c = 0; c < kN; ++c) {
+      float& to = out[r * stride.out + c];
+      to = kAdd ? to + sum_of(sum[r][c]) : sum_of(sum[r][c]);
+    }
 }
 
-template <class T, std::size_t kN>
-UPMOE_INLINE void dots_rows(const float* x, std::size_t rows, const T* w, std::size_t stride_w, std::size_t k,
-                            float* out, std::size_t stride_out) {
-  std::size_t r = 0;
-  for (; r + kRows <= rows; r += kRows)
-    dots_block<T, kRows, kN>(x + r * k, w, stride_w, k, out + r * stride_out, stride_out);
-  for (; r < rows; ++r) dots_block<T, 1, kN>(x + r * k, w, stride_w, k, out + r * stride_out, stride_out);
+template <class T, bool kAdd>
+UPMOE_INLINE void dots_of_piece(const float* x, std::size_t rows, const T* w, std::size_t n, std::size_t k,
+                                const Strides& stride, float* out) {
+  const auto columns = [&]<std::size_t kN>(std::size_t c, std::integral_constant<std::size_t, kN>)
+      __attribute__((always_inline)) {
+    std::size_t r = 0;
+    for (; r + kRows <= rows; r += kRows)
+      dots_block<T, kRows, kN, kAdd>(x + r * stride.x, w + c * stride.w, k, stride, out + r * stride.out + c);
+    for (; r < rows; ++r)
+      dots_block<T, 1, kN, kAdd>(x + r * stride.x, w + c * stride.w, k, stride, out + r * stride.out + c);
+  };
+  std::size_t c = 0;
+  for (; c + 4 <= n; c += 4) columns(c, std::integral_constant<std::size_t, 4>{});
+  for (; c < n; ++c) columns(c, std::integral_constant<std::size_t, 1>{});
 }
 
 template <class T>
 void dots(const float* x, std::size_t rows, const T* w, std::size_t stride_w, std::size_t n, std::size_t k,
           float* out, std::size_t stride_out) {
-  std::size_t c = 0;
-  for (; c + 4 <= n; c += 4) dots_rows<T, 4>(x, rows, w + c * stride_w, stride_w, k, out + c, stride_out);
-  for (; c < n; ++c) dots_rows<T, 1>(x, rows, w + c * stride_w, stride_w, k, out + c, stride_out);
+  constexpr std::size_t kMost = kPiece * kLanes;
+  const Strides stride{k, stride_w, stride_out};
+  dots_of_piece<T, false>(x, rows, w, n, least(k, kMost), stride, out);
+  for (std::size_t i = kMost; i < k; i += kMost)
+    dots_of_piece<T, true>(x + i, rows, w + i, n, least(k - i, kMost), stride, out);
 }
 
 // kR rows from r on, kC registers from column c on, of which the last holds `last` numbers.
-template <class T, std::size_t kR, std::size_t kC>
+// kLong: of more terms than a piece.
+template <class T, std::size_t kR, std::size_t kC, bool kLong>
 UPMOE_INLINE void multiply_block(const PairOf<T>* pairs, std::size_t count, std::size_t r, std::size_t c,
                                  std::size_t last, T* out, std::size_t row_out) {
-  Floats sum[kR][kC] = {};
+  Floats sum[kR][kC] = {}, total[kR][kC] = {};
+  std::size_t left = kPiece;  // until the sum goes to the total
   for (const PairOf<T>* p = pairs; p != pairs + count; ++p)
-    for (std::size_t i = 0; i < p->k; ++i) {
-      Floats b[kC];
+    for (std::size_t i = 0; i < p->k;) {
+      const std::size_t end = kLong ? least(p->k, i + left) : p->k;
+      left -= end - i;
+      for (; i < end; ++i) {
+        Floats b[kC];
 #pragma GCC unroll 4
-      for (std::size_t j = 0; j < kC; ++j)
-        b[j] = load(p->b + i * p->row_b + c + j * kLanes, j + 1 == kC ? last : kLanes);
+        for (std::size_t j = 0; j < kC; ++j)
+          b[j] = load(p->b + i * p->row_b + c + j * kLanes, j + 1 == kC ? last : kLanes);
 #pragma GCC unroll 4
-      for (std::size_t y = 0; y < kR; ++y) {
-        const Floats a = all(one(p->a + (r + y) * p->row_a + i * p->column_a));
+        for (std::size_t y = 0; y < kR; ++y) {
+          const Floats a = all(one(p->a + (r + y) * p->row_a + i * p->column_a));
 #pragma GCC unroll 4
-        for (std::size_t j = 0; j < kC; ++j) sum[y][j] += a * b[j];
+          for (std::size_t j = 0; j < kC; ++j) sum[y][j] += a * b[j];
+        }
       }
+      if (!kLong || left > 0) continue;
+      left = kPiece;
+#pragma GCC unroll 4
+      for (std::size_t y = 0; y < kR; ++y)
+#pragma GCC unroll 4
+        for (std::size_t j = 0; j < kC; ++j) {
+          total[y][j] += sum[y][j];
+          sum[y][j] = Floats{};
+        }
     }
 #pragma GCC unroll 4
   for (std::size_t y = 0; y < kR; ++y)
 #pragma GCC unroll 4
     for (std::size_t j = 0; j < kC; ++j)
-      store(sum[y][j], out + (r + y) * row_out + c + j * kLanes, j + 1 == kC ? last : kLanes);
+      store(kLong ? total[y][j] + sum[y][j] : sum[y][j], out + (r + y) * row_out + c + j * kLanes,
+            j + 1 == kC ? last : kLanes);
 }
 
-template <class T>
-void multiply(const PairOf<T>* pairs, std::size_t count, std::size_t m, std::size_t n, T* out,
-              std::size_t row_out) {
+template <class T, bool kLong>
+UPMOE_INLINE void multiply_all(const PairOf<T>* pairs, std::size_t count, std::size_t m, std::size_t n,
+                               T* out, std::size_t row_out) {
   const auto rows = [&]<std::size_t kC>(std::size_t c, std::size_t last,
                                         std::integral_constant<std::size_t, kC>)
       __attribute__((always_inline)) {
     std::size_t r = 0;
-    for (; r + kRows <= m; r += kRows) multiply_block<T, kRows, kC>(pairs, count, r, c, last, out, row_out);
-    for (; r < m; ++r) multiply_block<T, 1, kC>(pairs, count, r, c, last, out, row_out);
+    for (; r + kRows <= m; r += kRows)
+      multiply_block<T, kRows, kC, kLong>(pairs, count, r, c, last, out, row_out);
+    for (; r < m; ++r) multiply_block<T, 1, kC, kLong>(pairs, count, r, c, last, out, row_out);
   };
   std::size_t c = 0;
   for (; c + 4 * kLanes <= n; c += 4 * kLanes) rows(c, kLanes, std::integral_constant<std::size_t, 4>{});
@@ -195,13 +248,21 @@ void multiply(const PairOf<T>* pairs, std::size_t count, std::size_t m, std::siz
 }
 
 template <class T>
+void multiply(const PairOf<T>* pairs, std::size_t count, std::size_t m, std::size_t n, T* out,
+              std::size_t row_out) {
+  std::size_t terms = 0;
+  for (const PairOf<T>* p = pairs; p != pairs + count; ++p) terms += p->k;
+  terms > kPiece ? multiply_all<T, true>(pairs, count, m, n, out, row_out)
+                 : multiply_all<T, false>(pairs, count, m, n, out, row_out);
+}
+
+template <class T>
 void rms_norm(const T* x, const T* weight, std::size_t count, double eps, T* out) {
-  Floats squares{};
-  in_registers(count, [&](std::size_t i, std::size_t n) {
+  const float squares = sum_in_pieces(count, [&](std::size_t i, std::size_t n) {
     const Floats v = load(x + i, n);
-    squares += v * v;
+    return v * v;
   });
-  const float scale = 1 / std::sqrt(sum_of(squares) / static_cast<float>(count) + static_cast<float>(eps));
+  const float scale = 1 / std::sqrt(squares / static_cast<float>(count) + static_cast<float>(eps));
   in_registers(count, [&](std::size_t i, std::size_t n) {
     store(rounded<T>(load(x + i, n) * scale) * load(weight + i, n), out + i, n);
   });
@@ -213,7 +274,7 @@ template <class T>
 void swiglu(const T* gate, const T* up, std::size_t count, T* out) {
   in_registers(count, [&](std::size_t i, std::size_t n) {
     const Floats g = load(gate + i, n);
-    store(rounded<T>(g * sigmoid(g)) * load(up + i, n), out + i, n);
+    store(rounded<T>(g / (1.0F + exp_of(-g))) * load(up + i, n), out + i, n);
   });
 }
 
@@ -295,15 +356,13 @@ void scaled_exp(T* x, std::size_t count, float offset, float scale) {
 template <class T>
 void softmax(float* x, std::size_t count, float scale, T* out) {
   const float offset = scale * max(x, count);
-  float sum = 0;
-  Floats sums{};
-  in_registers(count, [&](std::size_t i, std::size_t n) {
-    const Floats e = exp_of(load(x + i, n) * scale - offset);
+  const float sum = sum_in_pieces(count, [&](std::size_t i, std::size_t n) {
+    Floats e = exp_of(load(x + i, n) * scale - offset);
     store(e, x + i, n);
-    if (n == kLanes) sums += e;
-    for (std::size_t l = 0; n != kLanes && l < n; ++l) sum += e[l];
+    for (std::size_t l = n; l < kLanes; ++l) e[l] = 0;
+    return e;
   });
-  const float share = 1 / (sum + sum_of(sums));
+  const float share = 1 / sum;
   in_registers(count, [&](std::size_t i, std::size_t n) { store(load(x + i, n) * share, out + i, n); });
 }
 

@@ -19,8 +19,8 @@ at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& weight_OI, const at:
           x_NI.size(-1), weight_OI.size(-1));
   std::vector<std::int64_t> shape = x_NI.sizes().vec();
   shape.back() = weight_OI.size(0);
-  const at::Tensor x = x_NI.reshape({-1, weight_OI.size(1)}),
-                   out = at::empty({x.size(0), weight_OI.size(0)}, x.options());
+  const at::Tensor x = for_products(x_NI.reshape({-1, weight_OI.size(1)})),
+                   out = at::empty({x.size(0), weight_OI.size(0)}, x_NI.options());
   const std::vector<Range> rows = cut(out.size(0), kTileRows),
                            columns = cut(out.size(1), kTileColumns, kPanelColumns);
   for_each_tile(static_cast<std::int64_t>(rows.size() * columns.size()), [&](std::int64_t i) {

@@ -8,6 +8,9 @@ namespace upmoe::ops {
 namespace {
 
 template <class T>
+constexpr at::ScalarType kDtypeOf = std::is_same_v<T, float> ? at::kFloat : at::kBFloat16;
+
+template <class T>
 const KernelsOf<T>& kernels_of() {
   if constexpr (std::is_same_v<T, float>)
     return kernels().of_float;
@@ -80,6 +83,30 @@ void pack_terms(const From* b, std::int64_t stride, Range k, Range n, std::uint3
   }
 }
 
+// Rows of a lie as columns, `stride` numbers apart.
+template <class T, class From>
+void transpose_rows(const From* first, std::int64_t stride, std::int64_t M, std::int64_t K,
+                    std::uint32_t* rows, std::int64_t words) {
+  if constexpr (std::is_same_v<T, From> && std::is_same_v<T, float>)
+    return transpose(first, stride, K, M, rows, words);
+  // Some words of all rows at a time, word by word; then those as the columns that they are.
+  constexpr std::int64_t kWords = 16;  // few enough for the first cache
+  auto* const pieces = buffer<std::uint32_t>(kWords * M);
+  const std::vector<T> zeros(static_cast<std::size_t>(M));
+  for (const Range some : cut(words_of<T>(K), kWords)) {
+    for (std::int64_t i = 0; i < some.size; ++i) {
+      const std::int64_t term = (some.begin + i) * kTermsAWord<T>;
+      const From* const row = first + term * stride;
+      if constexpr (std::is_same_v<T, float>)
+        convert(row, M, reinterpret_cast<T*>(pieces + i * M));
+      else
+        kernels().interleave(row, term + 1 < K ? row + stride : zeros.data(), static_cast<std::size_t>(M),
+                             pieces + i * M);
+    }
+    transpose(pieces, M, some.size, M, rows + some.begin, words);
+  }
+}
+
 bool rows_side_by_side(const at::Tensor& x) { return x.stride(1) == 1 || x.size(1) == 1; }
 
 }  // namespace
@@ -108,34 +135,23 @@ void fetch_panel(const at::Tensor& b_KN, Range k, Range n, Range part, std::int6
 
 template <class T>
 bool rows_are_packed(const at::Tensor& a_MK) {
-  return rows_side_by_side(a_MK) && words_of<T>(a_MK.size(1)) * 4 == a_MK.size(1) * std::int64_t{sizeof(T)};
+  return a_MK.scalar_type() == kDtypeOf<T> && rows_side_by_side(a_MK) &&
+         words_of<T>(a_MK.size(1)) * 4 == a_MK.size(1) * std::int64_t{sizeof(T)};
 }
 
 template <class T>
 void pack_rows(const at::Tensor& a_MK, Range m, Range k, std::int64_t words, std::uint32_t* rows) {
   const std::int64_t count = words_of<T>(k.size);
-  const T* first = data<T>(a_MK) + m.begin * a_MK.stride(0) + k.begin * a_MK.stride(1);
   for (std::int64_t r = 0; r < m.size; ++r)  // from the last word on, which may be half full
     std::fill(rows + r * words + count - 1, rows + (r + 1) * words, 0);
-  if (rows_side_by_side(a_MK)) {
+  const auto pack = [&]<class From>(From) {
+    const From* first = data<From>(a_MK) + m.begin * a_MK.stride(0) + k.begin * a_MK.stride(1);
+    if (!rows_side_by_side(a_MK))
+      return transpose_rows<T>(first, a_MK.stride(1), m.size, k.size, rows, words);
     for (std::int64_t r = 0; r < m.size; ++r)
-      std::memcpy(rows + r * words, first + r * a_MK.stride(0), static_cast<std::size_t>(k.size) * sizeof(T));
-  } else if constexpr (std::is_same_v<T, float>) {
-    transpose(first, a_MK.stride(1), k.size, m.size, rows, words);
-  } else {  // two terms of all rows at a time, word by word; then those as the columns that they are
-    const std::vector<Bf16> zeros(static_cast<std::size_t>(m.size));
-    constexpr std::int64_t kWords = 16;  // few enough for the first cache
-    auto* const pairs = buffer<std::uint32_t>(kWords * m.size);
-    for (const Range some : cut(count, kWords)) {
-      for (std::int64_t i = 0; i < some.size; ++i) {
-        const std::int64_t term = 2 * (some.begin + i);
-        const T* const row = first + term * a_MK.stride(1);
-        kernels().interleave(row, term + 1 < k.size ? row + a_MK.stride(1) : zeros.data(),
-                             static_cast<std::size_t>(m.size), pairs + i * m.size);
-      }
-      transpose(pairs, m.size, some.size, m.size, rows + some.begin, words);
-    }
-  }
+      convert(first + r * a_MK.stride(0), k.size, reinterpret_cast<T*>(rows + r * words));
+  };
+  a_MK.scalar_type() == kDtypeOf<T> ? pack(T{}) : pack(Bf16{});
 }
 
 template void pack_panel<float>(const at::Tensor&, Range, Range, std::int64_t, std::uint32_t*);

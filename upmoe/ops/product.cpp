@@ -1,17 +1,18 @@
 // 64 columns of b are laid out as a panel, and multiplied with blocks of rows of a by a kernel of oneDNN,
 // which ATen makes on demand for the sizes, strides and the processor, and keeps: so sizes that come from the
-// number of tokens are brought to a few.
+// number of tokens are brought to a few. Where there is no kernel for bf16, both are laid out as float32.
 #include "upmoe/ops/product.h"
 
 #include <ATen/Context.h>
 #include <ATen/native/CPUBlas.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
 #include <algorithm>
+#include <exception>
 #include <vector>
 
 #include "upmoe/ops/panel.h"
+#include "upmoe/ops/processor.h"
 #include "upmoe/ops/tiles.h"
 
 namespace upmoe::ops {
@@ -20,6 +21,11 @@ namespace {
 namespace blas = at::native::cpublas;
 
 enum Slot { kPanel = 8, kSums, kPackedRows, kRows };
+
+// Terms of float32 that a kernel sums one after the other, at most, before it adds them to the sums so far:
+// the fewer, the nearer to the exact sum; ATen's mm takes up to 192. Those of bf16 have rounding of their
+// own.
+constexpr std::int64_t kPieceOfFloats = 160;
 
 constexpr std::int64_t kMostRows = 64;  // of a block; smaller ones are powers of two, so that few kernels do
 constexpr std::int64_t kPackedBytes = 2 << 20;  // of rows of a that are laid out anew at a time
@@ -42,27 +48,34 @@ struct Block {
 template <class T>
 void multiply_block(const Block& b, const T* rows, const std::uint32_t* panel, float* sums) {
   using In = InOneDnn<T>;
-  constexpr std::int64_t kTermsAWord = 4 / sizeof(T);
-  blas::brgemm(b.rows, b.columns, b.words * kTermsAWord, b.stride_rows, kPanelColumns, b.stride_sums, b.add,
-               reinterpret_cast<const In*>(rows), reinterpret_cast<const In*>(panel), sums,
-               /*is_vnni=*/kTermsAWord > 1);
+  blas::brgemm(b.rows, b.columns, b.words * kTermsAWord<T>, b.stride_rows, kPanelColumns, b.stride_sums,
+               b.add, reinterpret_cast<const In*>(rows), reinterpret_cast<const In*>(panel), sums,
+               /*is_vnni=*/kTermsAWord<T> > 1);
 }
 
-// ATen has the kernels for processors of x86 only, and says so when asked for one.
-template <class T>
-bool probe() try {
+// oneDNN throws errors of its own where it has no kernel for bf16, on AVX-512 without BF16; ATen c10::Error.
+bool has_bf16_kernels() try {
   const std::uint32_t rows[2] = {}, panel[2 * kPanelColumns] = {};
   float sums[kPanelColumns];
-  multiply_block({1, kPanelColumns, 2, 4 / sizeof(T) * 2, kPanelColumns, false},
-                 reinterpret_cast<const T*>(rows), panel, sums);
+  multiply_block<Bf16>({1, kPanelColumns, 2, 4, kPanelColumns, false}, reinterpret_cast<const Bf16*>(rows),
+                       panel, sums);
+  blas::brgemm_release();
   return true;
-} catch (const c10::Error&) {
+} catch (const std::exception&) {
   return false;
 }
 
-bool has_block_kernels(at::ScalarType dtype) {
-  static const bool of_float = probe<float>(), of_bf16 = probe<Bf16>();
-  return (dtype == at::kFloat ? of_float : of_bf16) && at::globalContext().userEnabledMkldnn();
+// What blocks of numbers of a dtype are multiplied as.
+enum class Blocks { bf16, floats, none };
+
+Blocks blocks_of(at::ScalarType dtype) {
+  if (!at::globalContext().userEnabledMkldnn()) return Blocks::none;
+  if (dtype == at::kBFloat16) {
+    static const bool found = has_bf16_kernels();
+    if (found) return Blocks::bf16;
+  }
+  // ATen would take BLAS for want of a kernel, without a word: slow for products as small as these.
+  return processor_of_onednn().avx2 ? Blocks::floats : Blocks::none;
 }
 
 // Some terms of all sums.
@@ -73,7 +86,13 @@ struct Terms {
   std::int64_t words;
   const T* rows;  // of a, at the first of these terms
   std::int64_t stride;
+  std::vector<Range> pieces;  // of words
 };
+
+template <class T>
+std::vector<Range> pieces_of(std::int64_t words) {
+  return std::is_same_v<T, float> ? cut(words, kPieceOfFloats) : std::vector<Range>{{0, words}};
+}
 
 // The terms of some rows, in pieces that a panel holds. a that does not lie as it should, with as many terms
 // as there are tokens, is laid out anew.
@@ -86,11 +105,11 @@ void add_terms(const Factors& f, Range m, std::vector<Terms<T>>& out, std::uint3
     const Range of_b{begin, std::min(k.size, f.b_KN.size(0) - begin)};
     if (in_place) {
       const T* const rows = data<T>(f.a_MK) + m.begin * f.a_MK.stride(0) + begin;
-      out.push_back({&f.b_KN, of_b, words, rows, f.a_MK.stride(0)});
+      out.push_back({&f.b_KN, of_b, words, rows, f.a_MK.stride(0), pieces_of<T>(words)});
     } else {
       pack_rows<T>(f.a_MK, m, k, words, packed);
-      out.push_back(
-          {&f.b_KN, of_b, words, reinterpret_cast<const T*>(packed), words * 4 / std::int64_t{sizeof(T)}});
+      out.push_back({&f.b_KN, of_b, words, reinterpret_cast<const T*>(packed),
+                     words * 4 / std::int64_t{sizeof(T)}, pieces_of<T>(words)});
       packed += m.size * words;
     }
   }
@@ -109,8 +128,11 @@ void multiply_rows(const std::vector<Terms<T>>& all, std::int64_t M, Range n, Ra
     for (std::int64_t m = 0; m < M; m += size) {
       while (size > M - m) size /= 2;
       fetch_panel(*after.b_KN, after.k, last ? next : n, {m, size}, M);
-      multiply_block({size, columns, terms.words, terms.stride, stride_sums, &terms != &all.front()},
-                     terms.rows + m * terms.stride, panel, sums + m * stride_sums);
+      for (const Range piece : terms.pieces)
+        multiply_block({size, columns, piece.size, terms.stride, stride_sums,
+                        /*add=*/piece.begin > 0 || &terms != &all.front()},
+                       terms.rows + m * terms.stride + piece.begin * kTermsAWord<T>,
+                       panel + piece.begin * kPanelColumns, sums + m * stride_sums);
     }
   }
 }
@@ -151,12 +173,11 @@ void multiply_in_panels(at::ArrayRef<Factors> factors, const at::Tensor& out_MN)
 
 // The same of ATen's operations.
 void multiply_composed(at::ArrayRef<Factors> factors, const at::Tensor& out_MN) {
-  const at::ScalarType a_dtype = factors.front().a_MK.scalar_type(),
-                       dtype = out_MN.scalar_type() == at::kFloat ? at::kFloat : a_dtype;
+  const at::ScalarType wide = out_MN.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   at::Tensor sum;
   for (const Factors& f : factors) {
-    const at::Tensor a = f.a_MK.narrow(1, 0, f.b_KN.size(0)).to(dtype), b = f.b_KN.to(dtype);
-    sum = sum.defined() ? at::addmm(sum, a, b) : at::mm(a, b);
+    const at::Tensor a = f.a_MK.narrow(1, 0, f.b_KN.size(0)).to(wide), b = f.b_KN.to(wide);
+    sum.defined() ? sum.addmm_(a, b) : sum = at::mm(a, b);
   }
   at::Tensor(out_MN).copy_(sum);
 }
@@ -166,10 +187,10 @@ bool few_by_rows(const Factors& f) {
   return f.b_KN.stride(1) == 1 && f.b_KN.scalar_type() == f.a_MK.scalar_type() &&
          (f.a_MK.size(0) <= 8 || f.a_MK.size(1) <= 8);
 }
-bool few_by_columns(const Factors& f) {
+bool few_by_columns(const Factors& f, Blocks blocks) {
   if (f.b_KN.stride(0) != 1 || f.a_MK.stride(1) != 1) return false;
-  const bool wide = f.b_KN.scalar_type() == at::kFloat;
-  return f.a_MK.size(0) <= (f.a_MK.scalar_type() == at::kFloat ? (wide ? 16 : 24) : (wide ? 16 : 6));
+  if (f.b_KN.scalar_type() == at::kFloat) return f.a_MK.size(0) <= 16;
+  return f.a_MK.size(0) <= (blocks == Blocks::bf16 ? 6 : 24);
 }
 
 void multiply_few_by_columns(const Factors& f, const at::Tensor& out_MN) {
@@ -217,11 +238,31 @@ void sum_of_products(at::ArrayRef<Factors> factors, const at::Tensor& out_MN) {
   const bool kernels = has_kernels(out_MN) && out_MN.stride(1) == 1 && std::ranges::all_of(factors, fits);
   if (kernels && out_MN.scalar_type() == dtype && std::ranges::all_of(factors, few_by_rows))
     return multiply_few_by_rows(factors, out_MN);
-  if (kernels && factors.size() == 1 && few_by_columns(factors.front()))
+  const Blocks blocks = blocks_of(dtype);
+  if (kernels && factors.size() == 1 && few_by_columns(factors.front(), blocks))
     return multiply_few_by_columns(factors.front(), out_MN);
-  if (!kernels || !has_block_kernels(dtype)) return multiply_composed(factors, out_MN);
-  dtype == at::kFloat ? multiply_in_panels<float>(factors, out_MN)
-                      : multiply_in_panels<Bf16>(factors, out_MN);
+  if (!kernels || blocks == Blocks::none) return multiply_composed(factors, out_MN);
+  blocks == Blocks::bf16 ? multiply_in_panels<Bf16>(factors, out_MN)
+                         : multiply_in_panels<float>(factors, out_MN);
+}
+
+at::Tensor for_products(const at::Tensor& a_MK) {
+  const bool widened =
+      a_MK.is_cpu() && a_MK.scalar_type() == at::kBFloat16 && blocks_of(at::kBFloat16) != Blocks::bf16;
+  return widened ? a_MK.to(at::kFloat) : a_MK;
+}
+
+std::string_view kernels_of_products(at::ScalarType dtype) {
+  const Processor p = processor_of_onednn();
+  switch (blocks_of(dtype)) {
+    case Blocks::bf16:
+      return p.amx_bf16 ? "oneDNN AMX BF16" : "oneDNN AVX-512 BF16";
+    case Blocks::floats:
+      return p.avx512 ? "oneDNN AVX-512" : "oneDNN AVX2";
+    case Blocks::none:
+      return "ATen";
+  }
+  return "?";
 }
 
 }  // namespace upmoe::ops

@@ -55,13 +55,14 @@ Denominator denominator(const Tensor& hidden, const Tensor& head, const std::int
   const auto N = static_cast<std::size_t>(hidden.size(0));
   const std::vector<Range> rows = cut(hidden.size(0), kTileRows),
                            columns = cut(head.size(0), kTileColumns, kPanelColumns);
+  const Tensor x = for_products(hidden);
   Denominator out{std::vector<double>(N), std::vector<float>(N)};
   std::vector<Part> part(N * columns.size());
   for_each_tile(static_cast<std::int64_t>(rows.size() * columns.size()), [&](std::int64_t i) {
     const std::size_t c = static_cast<std::size_t>(i) % columns.size();
     const Range row = rows[static_cast<std::size_t>(i) / columns.size()], column = columns[c];
     const Tensor logits = scratch(/*slot=*/0, row.size, column.size, hidden.scalar_type());
-    product(hidden.narrow(0, row.begin, row.size), head.narrow(0, column.begin, column.size).t(), logits);
+    product(x.narrow(0, row.begin, row.size), head.narrow(0, column.begin, column.size).t(), logits);
     with_kernels(hidden.scalar_type(), [&]<class T>(const KernelsOf<T>& k, T) {
       for (std::int64_t r = 0; r < row.size; ++r) {
         const auto n = static_cast<std::size_t>(row.begin + r);
