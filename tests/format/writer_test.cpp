@@ -1,8 +1,24 @@
 #include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <functional>
+#include <utility>
 
 #include "tests/fails_with.h"
 #include "tests/temp_folder.h"
 #include "upmoe/format/safetensors_writer.h"
+
+namespace {
+std::function<void()> before_the_next_lock;
+}
+
+// In front of the C library's: between opening a file and locking it a test lets something happen.
+extern "C" int flock(int fd, int how) noexcept {
+  if (const auto happen = std::exchange(before_the_next_lock, nullptr)) happen();
+  return static_cast<int>(::syscall(SYS_flock, fd, how));
+}
 
 namespace upmoe {
 namespace {
@@ -52,6 +68,23 @@ TEST(SafetensorsWriter, RefusesAFileThatIsThereUnlessItIsToBeReplaced) {
   EXPECT_EQ(test::read_file(folder / "x"), "old");
   out.commit();
   EXPECT_NE(test::read_file(folder / "x"), "old");
+}
+
+TEST(SafetensorsWriter, DoesNotTouchAFileThatAnotherRunHasFinishedJustNow) {
+  for (const bool replace : {false, true}) {
+    const test::TempFolder folder;
+    {
+      SafetensorsWriter first = writer(folder / "x");
+      first.put("a", kA), first.put("b", kB);
+      before_the_next_lock = [&] { first.commit(); };
+      if (replace)
+        writer(folder / "x", true);
+      else
+        EXPECT_TRUE(fails_with([&] { writer(folder / "x"); }, {"is there already"}));
+    }
+    EXPECT_EQ(folder.names(), std::vector<std::string>{"x"});
+    EXPECT_EQ(SafetensorsFile(folder / "x").tensors().size(), 2u);
+  }
 }
 
 TEST(SafetensorsWriter, RefusesASecondRunAndKeepsTheFileOfTheFirst) {

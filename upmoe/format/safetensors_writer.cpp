@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <optional>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
@@ -21,14 +22,20 @@ void check_place(const fs::path& path, bool replace) {
   require(replace, "{}: is there already; --replace replaces it", printable(path.string()));
 }
 
-// What a killed run has left is used again; what another one is writing is not.
+// What a killed run has left is used again; what another one is writing is not. Between opening and locking
+// that one may have finished: then it is its output that is locked, and a new file is opened.
 FileDescriptor open_partial(const fs::path& path) {
-  FileDescriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666));
-  require(file.get() >= 0, "{}: cannot create: {}", printable(path.string()), ErrnoText{});
-  require(::flock(file.get(), LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK,
-          "{}: another run is writing it", printable(path.string()));
-  require(::ftruncate(file.get(), 0) == 0, "{}: cannot truncate: {}", printable(path.string()), ErrnoText{});
-  return file;
+  while (true) {
+    FileDescriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666));
+    require(file.get() >= 0, "{}: cannot create: {}", printable(path.string()), ErrnoText{});
+    require(::flock(file.get(), LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK,
+            "{}: another run is writing it", printable(path.string()));
+    const std::optional<FileIdentity> there = identity_at(path);
+    if (!there || !there->is_same_file(identity_of(file, path))) continue;
+    require(::ftruncate(file.get(), 0) == 0, "{}: cannot truncate: {}", printable(path.string()),
+            ErrnoText{});
+    return file;
+  }
 }
 
 }  // namespace
@@ -44,12 +51,13 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, const std::vector<Ten
   FileDescriptor file = open_partial(partial_);
   const std::uint64_t bytes = data_begin_ + (tensors.empty() ? 0 : tensors.back().end);
   try {
+    check_place(path_, replace_);  // again: another run may have finished just now
     // Where a file system can't reserve (EOPNOTSUPP) the writes will tell.
     const bool reserved = ::fallocate(file.get(), 0, 0, static_cast<off_t>(bytes)) == 0;
     require(reserved || (errno != ENOSPC && errno != EFBIG && errno != EDQUOT), "{}: cannot reserve {}: {}",
             printable(partial_.string()), human_bytes(bytes), ErrnoText{});
     write_at(file, partial_, 0, std::as_bytes(std::span(header)));
-  } catch (const Error&) {
+  } catch (...) {
     ::unlink(partial_.c_str());
     throw;
   }

@@ -15,6 +15,11 @@ namespace {
 
 std::string name_of(const std::filesystem::path& path) { return printable(path.string()); }
 
+FileIdentity identity_in(const struct stat& info) {
+  return {info.st_dev, info.st_ino, static_cast<std::uint64_t>(info.st_size),
+          info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec};
+}
+
 }  // namespace
 
 FileDescriptor::~FileDescriptor() {
@@ -40,8 +45,14 @@ std::uint64_t file_size(const FileDescriptor& file, const std::filesystem::path&
 FileIdentity identity_of(const FileDescriptor& file, const std::filesystem::path& path) {
   struct stat info {};
   require(::fstat(file.get(), &info) == 0, "{}: cannot stat: {}", name_of(path), ErrnoText{});
-  return {info.st_dev, info.st_ino, static_cast<std::uint64_t>(info.st_size),
-          info.st_mtim.tv_sec * 1'000'000'000 + info.st_mtim.tv_nsec};
+  return identity_in(info);
+}
+
+std::optional<FileIdentity> identity_at(const std::filesystem::path& path) {
+  struct stat info {};
+  if (::lstat(path.c_str(), &info) == 0) return identity_in(info);
+  require(errno == ENOENT || errno == ENOTDIR, "{}: cannot stat: {}", name_of(path), ErrnoText{});
+  return std::nullopt;
 }
 
 std::string read_small_file(const std::filesystem::path& path, std::uint64_t most) {

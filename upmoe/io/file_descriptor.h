@@ -2,6 +2,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -35,8 +36,13 @@ struct FileIdentity {
   std::uint64_t device = 0, inode = 0, bytes = 0;
   std::int64_t modified = 0;  // nanoseconds
   bool operator==(const FileIdentity&) const = default;
+  bool is_same_file(const FileIdentity& other) const {  // if perhaps changed
+    return device == other.device && inode == other.inode;
+  }
 };
 FileIdentity identity_of(const FileDescriptor& file, const std::filesystem::path& path);
+// Of what is at the path, links not followed; none when there is nothing.
+std::optional<FileIdentity> identity_at(const std::filesystem::path& path);
 
 // A whole small file; more than `most` bytes is an error that names the file.
 std::string read_small_file(const std::filesystem::path& path, std::uint64_t most = 64u << 20);
