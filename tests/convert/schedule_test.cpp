@@ -225,5 +225,49 @@ TEST(Schedule, ReadsAgainWhatDoesNotFitInsteadOfTakingMoreMemory) {
   EXPECT_LT(schedule.loads.size() * kBlockBytes, 3 * at);  // but less often than there are experts
 }
 
+// Shapes as published models have them, on the disk as holes: what a plan forecasts is enough for its
+// schedule.
+TEST(Schedule, StaysBelowTheForecastOfThePlan) {
+  const std::vector<test::TinyOptions> models = {
+      {.layers = 2, .hidden = 2048, .ffn = 8192, .vocab = 32'000, .heads = 32, .kv_heads = 8, .head_dim = 64},
+      {.layers = 2,
+       .hidden = 4096,
+       .ffn = 14'336,
+       .vocab = 128'256,
+       .heads = 32,
+       .kv_heads = 8,
+       .head_dim = 128},
+      {.layers = 2,
+       .hidden = 8192,
+       .ffn = 28'672,
+       .vocab = 32'000,
+       .heads = 64,
+       .kv_heads = 8,
+       .head_dim = 128},
+      {.layers = 1, .hidden = 16'384, .ffn = 53'248, .heads = 128, .kv_heads = 8, .head_dim = 128}};
+  for (const test::TinyOptions& model : models) {
+    const test::TempFolder folder;
+    make_sparse_llama(folder.path(), model);
+    for (const MethodInfo& method : upcycle::methods())
+      for (const std::int64_t experts : {4, 64}) {
+        ConvertRequest request;
+        request.source = folder.path().string();
+        request.folder = folder.path();
+        request.method = method.name;
+        request.experts = experts;
+        if (experts == 64 && model.hidden > 4096) continue;  // it would say nothing new
+        const Plan plan = make_plan(request);
+        const Schedule schedule = make_schedule(plan, all_files(plan));
+        EXPECT_GE(plan.peak_memory, (kPoolBlocks + schedule.num_slots) * kBlockBytes)
+            << method.name << ", " << experts << " experts, hidden size " << model.hidden;
+        std::uint64_t uses = 0;
+        for (const Task& task : schedule.tasks) uses += task.loads.size();
+        EXPECT_GE(demand(plan).bookkeeping, schedule.tasks.size() * sizeof(Task) + uses * 12);
+        EXPECT_EQ(demand(plan).slots, schedule.num_slots);
+        expect_to_fit(schedule);
+      }
+  }
+}
+
 }  // namespace
 }  // namespace upmoe

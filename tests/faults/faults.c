@@ -10,6 +10,7 @@
 //             KILL   the process is gone before the call;  TORN  after half a write (or, else, after the call)
 //             STOP   the process stops (SIGSTOP) before the call, until the test lets it go on
 //             DELAY  the call is made 50 ms later
+//             NODIRECT  EINVAL, if the file is open past the page cache (O_DIRECT)
 //   UPMOE_FAULTS_UNDER  absolute paths, with colons between several
 //   UPMOE_FAULTS_COUNT  a file for the number of calls of each kind, written at exit
 #define _GNU_SOURCE
@@ -37,9 +38,9 @@ static const char *const call_names[CALLS] = {"any", "open", "read", "pread", "w
                                               "ftruncate", "fsync", "fdatasync", "rename", "mkdir", "unlink", "mmap",
                                               "sync_range", "copy", "flock", "fstat"};
 
-enum { NOTHING = 0, SHORT = -1, KILL = -2, TORN = -3, STOP = -4, DELAY = -5 };  // positive: an errno
+enum { NOTHING = 0, SHORT = -1, KILL = -2, TORN = -3, STOP = -4, DELAY = -5, NODIRECT = -6 };  // positive: an errno
 static const struct { const char *name; int action; } actions[] = {
-    {"SHORT", SHORT}, {"KILL", KILL}, {"TORN", TORN}, {"STOP", STOP}, {"DELAY", DELAY},
+    {"SHORT", SHORT}, {"KILL", KILL}, {"TORN", TORN}, {"STOP", STOP}, {"DELAY", DELAY}, {"NODIRECT", NODIRECT},
     {"EACCES", EACCES}, {"EAGAIN", EAGAIN}, {"EBUSY", EBUSY}, {"EDQUOT", EDQUOT}, {"EFBIG", EFBIG}, {"EINTR", EINTR},
     {"EINVAL", EINVAL}, {"EIO", EIO}, {"EMFILE", EMFILE}, {"ENOENT", ENOENT}, {"ENOLCK", ENOLCK}, {"ENOMEM", ENOMEM},
     {"ENOSPC", ENOSPC}, {"ENOTSUP", EOPNOTSUPP}, {"EPERM", EPERM}, {"EROFS", EROFS}, {"ESTALE", ESTALE},
@@ -167,7 +168,8 @@ int openat(int fd, const char *path, int flags, ...) { MODE(flags, flags) return
 int openat64(int fd, const char *path, int flags, ...) { MODE(flags, flags) return do_open(fd, path, flags, mode); }
 
 static ssize_t do_transfer(enum call call, long number, int fd, void *data, size_t size, off_t at) {
-  const int action = fault_at(call, fd_is_under(fd));
+  int action = fault_at(call, fd_is_under(fd));
+  if (action == NODIRECT) action = (fcntl(fd, F_GETFL) & O_DIRECT) ? EINVAL : NOTHING;
   FAIL_IF(action);
   const int less = action == SHORT || (action == TORN && (call == WRITE || call == PWRITE));
   return AFTER(action, (ssize_t)syscall(number, fd, data, less ? half(size) : size, at));

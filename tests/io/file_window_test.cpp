@@ -1,11 +1,33 @@
 #include "upmoe/io/file_window.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstdarg>
 #include <memory>
 
 #include "tests/fails_with.h"
 #include "tests/temp_folder.h"
+
+namespace {
+bool system_moves_pages = true;
+}
+
+// In front of the C library's: as Linux before 5.7 answers, when a test wants it.
+extern "C" void* mremap(void* old, size_t old_size, size_t new_size, int flags, ...) noexcept {
+  std::va_list list;
+  va_start(list, flags);
+  void* const to = (flags & MREMAP_FIXED) != 0 ? va_arg(list, void*) : nullptr;
+  va_end(list);
+  if (!system_moves_pages && (flags & MREMAP_DONTUNMAP) != 0) {
+    errno = EINVAL;
+    return MAP_FAILED;
+  }
+  return reinterpret_cast<void*>(::syscall(SYS_mremap, old, old_size, new_size, flags, to));
+}
 
 namespace upmoe {
 namespace {
@@ -25,20 +47,32 @@ std::string_view view(std::span<const std::byte> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// The disk of the temp folder, which takes direct I/O, and tmpfs, which (before Linux 6.6) does not.
-class EveryDiskWindow : public testing::TestWithParam<const char*> {
+// The disk of the temp folder, which takes direct I/O, and tmpfs, which (before Linux 6.6) does not. And a
+// system that can't move pages.
+struct Place {
+  const char* disk;
+  bool moves_pages;
+};
+class EveryDiskWindow : public testing::TestWithParam<Place> {
  protected:
   void SetUp() override {
-    if (!fs::is_directory(GetParam())) GTEST_SKIP() << GetParam() << " is not there";
-    folder_ = std::make_unique<TempFolder>(GetParam());
+    const char* const disk = GetParam().disk;
+    if (!fs::is_directory(disk)) GTEST_SKIP() << disk << " is not there";
+    folder_ = std::make_unique<TempFolder>(disk);
+    system_moves_pages = GetParam().moves_pages;
   }
+  void TearDown() override { system_moves_pages = true; }
   fs::path make(const std::string& name, const std::string& text) const {
     return write_file(*folder_ / name, text);
   }
   std::unique_ptr<TempFolder> folder_;
 };
-INSTANTIATE_TEST_SUITE_P(Disks, EveryDiskWindow, testing::Values("/tmp", "/dev/shm"),
-                         [](const auto& each) { return each.index == 0 ? "Tmp" : "Shm"; });
+INSTANTIATE_TEST_SUITE_P(Disks, EveryDiskWindow,
+                         testing::Values(Place{"/tmp", true}, Place{"/dev/shm", true}, Place{"/tmp", false}),
+                         [](const auto& each) {
+                           return std::string(each.index == 1 ? "Shm" : "Tmp") +
+                                  (each.param.moves_pages ? "" : "WithoutMovingPages");
+                         });
 
 TEST_P(EveryDiskWindow, HoldsTheChunksThatAreLoadedSideBySide) {
   for (const std::uint64_t bytes : {std::uint64_t{1}, std::uint64_t{4096}, std::uint64_t{kBlockBytes - 1},
@@ -48,6 +82,19 @@ TEST_P(EveryDiskWindow, HoldsTheChunksThatAreLoadedSideBySide) {
     FileWindow window({path}, {identity(path)}, 3);
     for (std::uint64_t chunk = 0; chunk < num_chunks(bytes); ++chunk) window.load(0, chunk, 2 - chunk);
     EXPECT_TRUE(view(window.bytes(0)) == text) << bytes << " bytes";
+  }
+}
+
+TEST_P(EveryDiskWindow, HasChunksOfTheSizeThatIsAskedFor) {
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::string text = text_of(10 * page + 77, 'a');
+  const fs::path path = make("f", text);
+  FileWindow window({path}, {identity(path)}, 3, 2 * page);
+  for (std::uint64_t chunk = 0; chunk < num_chunks(text.size(), 2 * page); ++chunk) {
+    window.load(0, chunk, chunk % 3);
+    const std::size_t at = chunk * 2 * page, size = std::min(2 * page, text.size() - at);
+    EXPECT_TRUE(view(window.bytes(0).subspan(at, size)) == text.substr(at, size)) << chunk;
+    if (chunk >= 2) window.drop(0, chunk - 2);
   }
 }
 
@@ -102,9 +149,8 @@ TEST_P(EveryDiskWindow, DoesNotMindThatTheNameIsTakenByAnotherFile) {
   window.require_unchanged();
 }
 
-TEST(FileWindow, LetsNothingBeTouchedThatIsNotLoaded) {
-  const TempFolder folder;
-  const fs::path path = write_file(folder / "f", "text");
+TEST_P(EveryDiskWindow, LetsNothingBeTouchedThatIsNotLoaded) {
+  const fs::path path = make("f", "text");
   FileWindow window({path}, {identity(path)}, 1);
   window.load(0, 0, 0);
   window.drop(0, 0);

@@ -167,6 +167,21 @@ TEST_P(EveryMethod, ReadsNoMoreThanItSays) {
   EXPECT_LE(asked, method->reads().moments);
 }
 
+TEST_P(EveryMethod, TakesOnlyFromItsOwnMatrixAndPlaceIfItSaysSo) {
+  const auto method = GetParam().make({});
+  if (!method->reads().own_place) GTEST_SKIP() << "it does not say so";
+  const Dense dense;
+  for (const Matrix own : kMatrices) {
+    DenseLayer layer = dense.layer();
+    layer.moments = [&, all = dense.layer().moments](Matrix matrix) -> const NeuronMoments& {
+      EXPECT_EQ(matrix, own);
+      return all(matrix);
+    };
+    const MoeLayer moe = method->convert(layer, method->shape(kAsked, dense.config()), Rng(7));
+    for (std::int64_t e = 0; e < kExperts; ++e) EXPECT_FALSE(std::holds_alternative<Pick>(moe.draft(e, own)));
+  }
+}
+
 TEST_P(EveryMethod, IsACopyExactlyWhenItSaysThatTheFunctionStays) {
   const Dense dense;
   const DenseLayer layer = dense.layer();

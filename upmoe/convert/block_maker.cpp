@@ -38,12 +38,20 @@ bool may_overflow(const Draft& draft, Dtype dtype) {
 }  // namespace
 
 BlockMaker::BlockMaker(const Plan& plan, const FileWindow& window, const Schedule& schedule)
-    : plan_(plan), window_(window) {
+    : plan_(plan), reads_(plan.method->reads()), window_(window) {
   for (const PlannedFile& file : plan.files) tensors_.emplace_back(file.tensors.size());
-  for (std::int64_t l = 0; l < plan.source.config().num_layers; ++l) {
-    Layer& layer = layers_.emplace_back(DenseLayer{l, plan.source.config(), {}});
-    layer.dense.moments = [this, l](Matrix matrix) -> const NeuronMoments& { return moments(l, matrix); };
-  }
+  for (std::int64_t l = 0; l < plan.source.config().num_layers; ++l)
+    for (const Matrix own : kMatrices) {
+      Layer& layer = layers_.emplace_back(DenseLayer{l, plan.source.config(), {}});
+      layer.dense.moments = [this, l, own](Matrix matrix) -> const NeuronMoments& {
+        require(
+            matrix == own || !reads_.own_place,
+            "method '{}' asks for moments of layer {}'s {} for a draft of {}, but its reads() says that it "
+            "needs only those of the matrix itself",
+            plan_.request.method, l, matrix_name(matrix), matrix_name(own));
+        return moments(l, matrix);
+      };
+    }
   const auto& weights = plan.source.weights();
   for (std::size_t w = 0; w < weights.size(); ++w)
     if (weights[w].is.role == Role::matrix)
@@ -52,20 +60,20 @@ BlockMaker::BlockMaker(const Plan& plan, const FileWindow& window, const Schedul
   const DenseConfig& config = plan.source.config();
   std::set<std::size_t> repeating;  // files
   for (const Task& task : schedule.tasks) {
-    if (task.is_scan) {
-      const DenseModel::Weight& weight = weights[task.scan.weight];
-      const auto [it, is_new] = scanned_.try_emplace(task.scan.weight);
-      if (is_new && weight.is.role == Role::matrix && plan.method->reads().moments)
-        it->second.builder.emplace(weight.is.matrix, weight.stored.info->dtype, config.intermediate_size,
-                                   config.hidden_size);
-      continue;
-    }
+    if (!task.is_scan) continue;
+    const DenseModel::Weight& weight = weights[task.scan.weight];
+    const auto [it, is_new] = scanned_.try_emplace(task.scan.weight);
+    if (is_new && weight.is.role == Role::matrix && reads_.moments)
+      it->second.builder.emplace(weight.is.matrix, weight.stored.info->dtype, config.intermediate_size,
+                                 config.hidden_size);
+  }
+  for (const Task& task : schedule.tasks) {
+    if (task.is_scan) continue;
     for (const Piece& piece : pieces(plan, task.block)) {
       Tensor& tensor = tensors_[task.block.file][piece.tensor];
-      const std::size_t w = plan.files[task.block.file].tensors[piece.tensor].origin.weight;
-      if (const auto it = scanned_.find(w); it != scanned_.end() && tensor.pieces_left == 0)
-        ++it->second.tensors_left;
-      ++tensor.pieces_left;
+      if (++tensor.pieces_left > 1) continue;
+      for (const std::size_t w : scanned_for(plan.files[task.block.file].tensors[piece.tensor].origin))
+        ++scanned_.at(w).tensors_left;
     }
     if (task.block.repeats != 0) repeating.insert(task.block.file);
   }
@@ -74,6 +82,16 @@ BlockMaker::BlockMaker(const Plan& plan, const FileWindow& window, const Schedul
       if (plan.files[f].tensors[run.first].origin.kind == Origin::Kind::dense || repeating.contains(f))
         for (std::size_t i = 1; i < run.count; ++i)
           tensors_[f][run.first + i].twin = &plan.files[f].tensors[run.first];
+}
+
+std::vector<std::size_t> BlockMaker::scanned_for(const Origin& origin) const {
+  std::vector<std::size_t> out;
+  if (origin.kind == Origin::Kind::expert && !reads_.own_place)
+    for (const Matrix matrix : kMatrices) out.push_back(weight_of_matrix_.at({origin.layer, matrix}));
+  else
+    out.push_back(origin.weight);
+  std::erase_if(out, [&](std::size_t w) { return !scanned_.contains(w); });
+  return out;
 }
 
 std::span<const std::byte> BlockMaker::source(const DenseModel::Weight& weight) const {
@@ -116,11 +134,7 @@ void BlockMaker::scan(const Scan& scan) {
 const NeuronMoments& BlockMaker::moments(std::int64_t l, Matrix matrix) {
   std::unique_lock lock(mutex_);
   const auto it = scanned_.find(weight_of_matrix_.at({l, matrix}));
-  require(it != scanned_.end() && (it->second.builder || it->second.moments),
-          "method '{}' asks for moments of layer {}'s {} that are not there: its reads() has to say so, and "
-          "a draft "
-          "may ask for those of its own matrix only",
-          plan_.request.method, l, matrix_name(matrix));
+  if (it == scanned_.end() || !(it->second.builder || it->second.moments)) refuse_moments(plan_, l, matrix);
   scanned_some_.wait(lock, [&] { return it->second.moments || stopped_; });
   require(!stopped_, "stopped");
   return *it->second.moments;
@@ -186,11 +200,7 @@ void BlockMaker::draft(Tensor& tensor, const PlannedTensor& planned) {
   if (origin.kind == Origin::Kind::dense) {
     tensor.draft = plan_.method->weight(weight.is, plan_.source.config(), weight_key(plan_, weight.is));
   } else if (origin.kind == Origin::Kind::expert) {
-    Layer& layer = layers_[static_cast<std::size_t>(origin.layer)];
-    std::call_once(layer.converted, [&] {
-      layer.moe = plan_.method->convert(layer.dense, plan_.shape, layer_key(plan_, origin.layer));
-    });
-    tensor.draft = layer.moe.draft(origin.expert, weight.is.matrix);
+    tensor.draft = expert_draft(planned);
   } else {
     tensor.router_EH = plan_.router_init->weight_EH({.E = plan_.shape.experts,
                                                      .H = plan_.source.config().hidden_size,
@@ -201,6 +211,29 @@ void BlockMaker::draft(Tensor& tensor, const PlannedTensor& planned) {
     require(what.empty(), "router init '{}' gives layer {} {}; choose another --router-init",
             plan_.request.router_init, origin.layer, what);
   }
+}
+
+Draft BlockMaker::expert_draft(const PlannedTensor& planned) {
+  const Origin& origin = planned.origin;
+  const DenseWeight& is = plan_.source.weights()[origin.weight].is;
+  const std::size_t own = reads_.own_place ? static_cast<std::size_t>(is.matrix) : 0;
+  Layer& layer = layers_[static_cast<std::size_t>(origin.layer) * kMatrices.size() + own];
+  std::call_once(layer.converted, [&] {
+    layer.moe = plan_.method->convert(layer.dense, plan_.shape, layer_key(plan_, origin.layer));
+  });
+  Draft draft = layer.moe.draft(origin.expert, is.matrix);
+  // Only what was announced is in memory.
+  const bool picks = std::holds_alternative<Pick>(draft);
+  const bool reads = !std::holds_alternative<Draw>(draft) && !std::holds_alternative<Constant>(draft);
+  const std::string what =
+      fmt::format("method '{}': the draft of {}", plan_.request.method, printable(planned.info.name));
+  require(reads_.weights || !reads, "{} takes weights of the dense model, but its reads() says it does not",
+          what);
+  require(!reads_.own_place || !picks, "{} picks neurons, but its reads() says that weights keep their place",
+          what);
+  require(!reads || picks || planned.info.shape == is.shape,
+          "{} is a copy, but has another shape than the dense matrix", what);
+  return draft;
 }
 
 bool BlockMaker::is_copied(const DenseModel::Weight& weight) const {
@@ -241,9 +274,8 @@ void BlockMaker::finish(const Block& block, std::span<const std::byte> buffer) {
       hashes_.source[weight.is.name] = digest;
     tensor.draft = Copy{};
     tensor.router_EH = {};
-    if (const auto it = scanned_.find(planned.origin.weight);
-        it != scanned_.end() && --it->second.tensors_left == 0)
-      it->second.moments.reset();
+    for (const std::size_t w : scanned_for(planned.origin))
+      if (Scanned& scanned = scanned_.at(w); --scanned.tensors_left == 0) scanned.moments.reset();
   }
 }
 

@@ -47,6 +47,7 @@ class BlockMaker {
     std::int64_t pieces_left = 0;
     const PlannedTensor* twin = nullptr;  // an earlier tensor that it equals; then it isn't hashed itself
   };
+  // What a method has made of a layer; of each of its matrices alone where drafts keep to their own.
   struct Layer {
     explicit Layer(DenseLayer layer) : dense(std::move(layer)) {}
     DenseLayer dense;
@@ -66,15 +67,19 @@ class BlockMaker {
   void draft(Tensor& tensor, const PlannedTensor& planned);
   void require_finite(const DenseModel::Weight& weight, std::uint64_t begin,
                       std::span<const std::byte> bytes) const;
+  Draft expert_draft(const PlannedTensor& planned);
+  // Of the scanned weights those whose statistics a tensor of this origin may need.
+  std::vector<std::size_t> scanned_for(const Origin& origin) const;
   double norm_length(const DenseModel::Weight& norm) const;
   bool is_copied(const DenseModel::Weight& weight) const;
   std::span<const std::byte> source(const DenseModel::Weight& weight) const;
   const NeuronMoments& moments(std::int64_t layer, Matrix matrix);
 
   const Plan& plan_;
+  const Method::Reads reads_;
   const FileWindow& window_;
   std::vector<std::deque<Tensor>> tensors_;  // of each file
-  std::deque<Layer> layers_;
+  std::deque<Layer> layers_;                 // by layer and matrix
   std::map<std::pair<std::int64_t, Matrix>, std::size_t> weight_of_matrix_;
 
   std::mutex mutex_;

@@ -149,7 +149,9 @@ void forecast(Plan& plan) {
              K = static_cast<std::uint64_t>(plan.shape.per_token);
   plan.active_parameters = plan.parameters - experts / E * (E - K);
   // The program and its plan, the block buffers, and what of the source is in memory at a time.
-  plan.peak_memory = (24u << 20) + 4 * headers + (kPoolBlocks + num_slots(plan)) * kBlockBytes;
+  const Demand schedule = demand(plan);
+  plan.peak_memory =
+      (24u << 20) + 4 * headers + schedule.bookkeeping + (kPoolBlocks + schedule.slots) * kBlockBytes;
 }
 
 }  // namespace

@@ -22,11 +22,14 @@ class ReadAhead {
   ReadAhead(const ReadAhead&) = delete;
   ReadAhead& operator=(const ReadAhead&) = delete;
 
-  // Waits until all that the task needs is in memory. Throws what a read has failed with.
+  // Waits until all that the task needs is in memory. Throws what a read has failed with, and after stop().
   void wait_for(const Task& task);
   // Once for every task, when it doesn't read any more. What nobody has waited for yet and nobody will is not
   // read.
   void done_with(const Task& task);
+
+  // Lets everyone go who waits: the run has failed, and nobody will give slots back.
+  void stop();
 
   std::uint64_t bytes_read() const { return bytes_read_; }  // when all tasks are done
 
@@ -38,6 +41,7 @@ class ReadAhead {
   };
   explicit ReadAhead(FileWindow& window, const Schedule& schedule);
   void read_until_stopped();
+  void read(std::size_t load, std::unique_lock<std::mutex>& lock);
   std::pair<std::size_t, std::uint64_t> chunk(std::size_t load) const;
   void drop(std::size_t load);  // with the mutex held
 

@@ -18,6 +18,7 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/hash.h"
+#include "upmoe/base/parallel.h"
 #include "upmoe/convert/read_ahead.h"
 #include "upmoe/convert/schedule.h"
 #include "upmoe/io/block_writer.h"
@@ -39,26 +40,28 @@ std::vector<std::size_t> files_of(const Plan& plan, const RankOf& rank) {
 
 namespace {
 
-FileWindow open_source(const Plan& plan, std::size_t num_slots) {
+FileWindow open_source(const Plan& plan, const Schedule& schedule) {
   std::vector<std::filesystem::path> paths;
   std::vector<FileIdentity> identities;
   for (const SafetensorsFile& file : plan.source.files().files()) {
     paths.push_back(file.path());
     identities.push_back(file.identity());
   }
-  return {paths, identities, num_slots};
+  return {paths, identities, schedule.num_slots, schedule.sizes.chunk};
 }
 
 class Runner {
  public:
   Runner(const Plan& plan, const std::filesystem::path& folder, const RunOptions& options, Journal& journal)
-      : options_(options),
+      : plan_(plan),
+        folder_(folder),
+        options_(options),
         journal_(journal),
         files_(files_of(plan, options.rank)),
         reflink_refused_(options.reflink ? why_no_reflinks(folder) : ""),
         reflink_(options.reflink && reflink_refused_.empty()),
-        schedule_(make_schedule(plan, files_, reflink_)),
-        window_(open_source(plan, schedule_.num_slots)),
+        schedule_(make_schedule(plan, files_, reflink_, options.sizes)),
+        window_(open_source(plan, schedule_)),
         maker_(plan, window_, schedule_) {
     outputs_.resize(plan.files.size());
     for (const std::size_t f : files_) {
@@ -71,17 +74,27 @@ class Runner {
   }
 
   RunRecord run() {
-    BlockWriter writer(kPoolBlocks, kWriterThreads);
+    BlockWriter writer(kPoolBlocks, kWriterThreads, schedule_.sizes.block);
     ReadAhead ahead(window_, schedule_, kReaderThreads);
     {
       std::vector<std::jthread> workers;
-      for (std::size_t i = 0; i < std::clamp<std::size_t>(options_.threads, 1, kMostWorkers); ++i)
-        workers.emplace_back([&] { work(writer, ahead); });
+      try {
+        for (std::size_t i = 0; i < std::clamp<std::size_t>(options_.threads, 1, kMostWorkers); ++i)
+          workers.push_back(start_thread([&] { work(writer, ahead); }));
+      } catch (...) {  // those that could be started would do it all
+        stop(ahead);
+      }
     }
     if (error_) std::rethrow_exception(error_);
     writer.drain();
     share_repeats();
-    for (const std::size_t f : files_) outputs_[f]->finish();
+    for (const std::size_t f : files_) {
+      outputs_[f]->finish();
+      outputs_[f]->require_in_place();
+    }
+    outputs_.clear();  // closed: some file systems set the time of change only now
+    for (const std::size_t f : files_)
+      if (const auto there = identity_at(folder_ / plan_.files[f].name)) record_.files[f] = *there;
     window_.require_unchanged();
     record_.bytes_read = ahead.bytes_read();
     record_.hashes = maker_.take_hashes();
@@ -106,7 +119,7 @@ class Runner {
           continue;
         }
         const Block& block = task.block;
-        const std::uint64_t number = block.at / kBlockBytes;
+        const std::uint64_t number = number_of(block);
         const bool kept = block.repeats != 0 || is_kept(block, buffer);
         if (!kept) {
           ahead.wait_for(task);
@@ -121,16 +134,26 @@ class Runner {
         buffer = writer.acquire();
       }
     } catch (...) {
-      const std::lock_guard lock(turn_mutex_);
-      if (!error_) error_ = std::current_exception();
-      failed_ = true;
-      turn_.notify_all();
-      maker_.stop();
+      stop(ahead);
     }
   }
 
+  // With the exception that is being caught: whoever waits for something that will not come now is let go.
+  void stop(ReadAhead& ahead) {
+    {
+      const std::lock_guard lock(turn_mutex_);
+      if (!error_) error_ = std::current_exception();
+      failed_ = true;
+    }
+    turn_.notify_all();
+    maker_.stop();
+    ahead.stop();
+  }
+
+  std::uint64_t number_of(const Block& block) const { return block.at / schedule_.sizes.block; }
+
   bool is_kept(const Block& block, std::span<std::byte> buffer) const {
-    const std::uint64_t* hash = journal_.find(block.file, block.at / kBlockBytes);
+    const std::uint64_t* hash = journal_.find(block.file, number_of(block));
     return hash != nullptr && outputs_[block.file]->read(block.at, buffer.first(block.bytes)) &&
            xxh3(buffer.first(block.bytes)) == *hash;
   }
@@ -160,6 +183,8 @@ class Runner {
     return true;
   }
 
+  const Plan& plan_;
+  const std::filesystem::path& folder_;
   const RunOptions& options_;
   Journal& journal_;
   const std::vector<std::size_t> files_;  // of the plan, that are ours

@@ -3,10 +3,12 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
 
 #include "upmoe/convert/block_maker.h"
 #include "upmoe/convert/journal.h"
-#include "upmoe/convert/plan.h"
+#include "upmoe/convert/schedule.h"
+#include "upmoe/io/file_descriptor.h"
 
 namespace upmoe {
 
@@ -24,6 +26,7 @@ struct RunOptions {
   bool resume = false;  // go on with what an earlier run has left, and leave such when this one is stopped
   RankOf rank;
   bool reflink = false;  // share the extents of what repeats, where the file system can
+  Sizes sizes;
 };
 
 // Files of the output that a rank makes, by number.
@@ -31,11 +34,12 @@ std::vector<std::size_t> files_of(const Plan& plan, const RankOf& rank);
 
 struct RunRecord {
   TensorHashes hashes;
-  std::uint64_t bytes_read = 0;     // of the source
-  std::uint64_t bytes_kept = 0;     // of the output, that an earlier run had written
-  std::uint64_t bytes_written = 0;  // of the output
-  std::uint64_t bytes_shared = 0;   // of the output, by reflinks
-  std::string reflink_refused;      // why there were none, in the system's words
+  std::uint64_t bytes_read = 0;               // of the source
+  std::uint64_t bytes_kept = 0;               // of the output, that an earlier run had written
+  std::uint64_t bytes_written = 0;            // of the output
+  std::uint64_t bytes_shared = 0;             // of the output, by reflinks
+  std::string reflink_refused;                // why there were none, in the system's words
+  std::map<std::size_t, FileIdentity> files;  // that were written, by number: what they are at the end
 };
 
 // Carries out a plan: writes its safetensors files into a folder, durably. Memory stays at the block buffers

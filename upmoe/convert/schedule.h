@@ -3,10 +3,19 @@
 #include <vector>
 
 #include "upmoe/convert/plan.h"
+#include "upmoe/io/block_file.h"
 
 namespace upmoe {
 
-// A block of an output file: kBlockBytes from a multiple of kBlockBytes on; it knows nothing of tensors.
+// What is read and written at a time; multiples of a page. No byte of the output depends on it: small ones
+// let tests have many of them of a tiny model.
+struct Sizes {
+  std::size_t block = kBlockBytes;  // of an output file
+  std::size_t chunk = kBlockBytes;  // of a source file
+  std::size_t most_slots = 72;      // chunks in memory, but for a task that needs more at once
+};
+
+// A block of an output file: sizes.block bytes from a multiple of that on; it knows nothing of tensors.
 struct Block {
   std::size_t file = 0;
   std::uint64_t at = 0;
@@ -47,6 +56,7 @@ struct Task {
 // first byte is read. Tasks that need a chunk again soon find it there; when the slots are not enough, the
 // chunk that is needed last is read again later (Belady, "A study of replacement algorithms", 1966).
 struct Schedule {
+  Sizes sizes;
   std::size_t num_slots = 0;
   // Blocks in the order of the files, but for those of a tied head; the scans of a weight before its first
   // block.
@@ -56,7 +66,8 @@ struct Schedule {
 
 // `files`: which files of the output, by number, ascending. `reflink`: blocks that repeat earlier ones are
 // not made.
-Schedule make_schedule(const Plan& plan, const std::vector<std::size_t>& files, bool reflink = false);
+Schedule make_schedule(const Plan& plan, const std::vector<std::size_t>& files, bool reflink = false,
+                       const Sizes& sizes = {});
 
 // A run of tensors in a file that are copies of one source tensor, end to end.
 struct Copies {
@@ -64,8 +75,14 @@ struct Copies {
 };
 std::vector<Copies> copies(const Plan& plan, std::size_t file);
 
-// Slots of kBlockBytes that a plan gets: for its largest matrix and some reading ahead, up to a bound that no
-// model moves. Few, since memory that was never touched costs more than reading into it.
-std::size_t num_slots(const Plan& plan);
+// What a method that asks for statistics which its reads() does not announce ends with.
+[[noreturn]] void refuse_moments(const Plan& plan, std::int64_t layer, Matrix matrix);
+
+// What a schedule of all files takes of memory, without making one.
+struct Demand {
+  std::size_t slots = 0;          // what num_slots will be; less with fewer files
+  std::uint64_t bookkeeping = 0;  // bytes, at most about
+};
+Demand demand(const Plan& plan, const Sizes& sizes = {});
 
 }  // namespace upmoe

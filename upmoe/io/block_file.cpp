@@ -10,7 +10,9 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <optional>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
@@ -18,10 +20,9 @@
 namespace upmoe {
 namespace {
 
-FileDescriptor open(const std::filesystem::path& path, BlockFile::Open how, bool& direct) {
+FileDescriptor open(const std::filesystem::path& path, BlockFile::Open how, std::atomic<bool>& direct) {
   const bool is_new = how == BlockFile::Open::create;
   const int flags = O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC | (is_new ? O_EXCL : 0);
-  direct = true;
   int fd = ::open(path.c_str(), flags | O_DIRECT, 0666);
   if (fd < 0 && errno == EINVAL) {  // tmpfs and others refuse direct I/O
     direct = false;
@@ -67,6 +68,15 @@ BlockFile::BlockFile(const std::filesystem::path& path, std::uint64_t bytes, Ope
           human_bytes(bytes), ErrnoText{});
 }
 
+// Accepted at open, refused later (some network and FUSE file systems). Several threads may find out at once.
+bool BlockFile::refuses_direct(bool direct) {
+  if (errno != EINVAL || !direct) return false;
+  require(::fcntl(file_.get(), F_SETFL, 0) == 0, "{}: cannot leave direct I/O: {}", printable(path_.string()),
+          ErrnoText{});
+  direct_ = false;
+  return true;
+}
+
 void BlockFile::write(std::uint64_t at, std::span<std::byte> block) {
   std::size_t size = block.size();
   if (direct_) {
@@ -74,16 +84,10 @@ void BlockFile::write(std::uint64_t at, std::span<std::byte> block) {
     std::memset(block.data() + block.size(), 0, size - block.size());
   }
   for (std::size_t done = 0; done < size;) {
+    const bool direct = direct_;
     const ssize_t put =
         ::pwrite(file_.get(), block.data() + done, size - done, static_cast<off_t>(at + done));
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0 && errno == EINVAL && direct_) {
-      // Accepted at open, refused at write (some network and FUSE file systems): go on through the page
-      // cache.
-      require(::fcntl(file_.get(), F_SETFL, 0) == 0, "{}: cannot leave direct I/O: {}",
-              printable(path_.string()), ErrnoText{});
-      continue;
-    }
+    if (put < 0 && (errno == EINTR || refuses_direct(direct))) continue;
     require(put > 0, "{}: cannot write at byte {}: {}", printable(path_.string()), at + done, ErrnoText{});
     done += static_cast<std::size_t>(put);
   }
@@ -99,13 +103,14 @@ void BlockFile::write(std::uint64_t at, std::span<std::byte> block) {
   }
 }
 
-bool BlockFile::read(std::uint64_t at, std::span<std::byte> block) const {
-  const std::size_t size = direct_ ? aligned(block.size()) : block.size();
+bool BlockFile::read(std::uint64_t at, std::span<std::byte> block) {
   for (std::size_t done = 0; done < block.size();) {
-    const ssize_t got = ::pread(file_.get(), block.data() + done, size - done, static_cast<off_t>(at + done));
-    if (got < 0 && errno == EINTR) continue;
+    const bool direct = direct_;
+    const std::size_t size = direct ? aligned(block.size() - done) : block.size() - done;
+    const ssize_t got = ::pread(file_.get(), block.data() + done, size, static_cast<off_t>(at + done));
+    if (got < 0 && (errno == EINTR || refuses_direct(direct))) continue;
     require(got >= 0, "{}: cannot read at byte {}: {}", printable(path_.string()), at + done, ErrnoText{});
-    if (got == 0 || (direct_ && static_cast<std::size_t>(got) < block.size() - done)) return false;
+    if (got == 0 || (direct && static_cast<std::size_t>(got) < block.size() - done)) return false;
     done += static_cast<std::size_t>(got);
   }
   return true;
@@ -124,15 +129,22 @@ void BlockFile::finish() {
           ErrnoText{});
 }
 
+void BlockFile::require_in_place() const {
+  const std::optional<FileIdentity> there = identity_at(path_);
+  require(there.has_value(), "{}: was deleted while it was written: {}", printable(path_.string()),
+          std::strerror(ENOENT));
+  require(there->is_same_file(identity_of(file_, path_)), "{}: was replaced by another while it was written",
+          printable(path_.string()));
+}
+
 std::string why_no_reflinks(const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / "upmoe-reflink-trial";
-  std::filesystem::remove(path);
-  const FileDescriptor trial(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
-  require(trial.get() >= 0, "{}: cannot create: {}", printable(path.string()), ErrnoText{});
-  std::filesystem::remove(path);  // the open file lives on without a name
+  std::string path = (folder / "upmoe-reflink-trial-XXXXXX").string();  // others may be trying the same
+  const FileDescriptor trial(::mkostemp(path.data(), O_CLOEXEC));
+  require(trial.get() >= 0, "{}: cannot create: {}", printable(path), ErrnoText{});
+  ::unlink(path.c_str());  // the open file lives on without a name
   const std::array<std::byte, kBlockAlignment> page{};
   require(::pwrite(trial.get(), page.data(), page.size(), 0) == static_cast<ssize_t>(page.size()),
-          "{}: cannot write: {}", printable(path.string()), ErrnoText{});
+          "{}: cannot write: {}", printable(path), ErrnoText{});
   const int error = clone_range(trial.get(), 0, kBlockAlignment, kBlockAlignment);
   return error == 0 ? "" : std::strerror(error);
 }

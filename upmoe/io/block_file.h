@@ -1,4 +1,5 @@
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
@@ -29,7 +30,7 @@ class BlockFile {
   void write(std::uint64_t at, std::span<std::byte> block);
 
   // Reads such a block back. False when the file is too short for it.
-  bool read(std::uint64_t at, std::span<std::byte> block) const;
+  bool read(std::uint64_t at, std::span<std::byte> block);
 
   // Lets a range of it share the extents of another, so that it holds the same (FICLONERANGE). All are
   // multiples of kBlockAlignment, and the ranges do not overlap.
@@ -37,12 +38,18 @@ class BlockFile {
 
   // Cuts the padding and makes the data durable.
   void finish();
+  // Throws when the file is no longer at its path.
+  void require_in_place() const;
 
  private:
+  // Whether a call failed since the file system refuses direct I/O after all; `direct`: whether it was such.
+  // Then it is left for good, and the call may be tried again.
+  bool refuses_direct(bool direct);
+
   std::filesystem::path path_;
   std::uint64_t bytes_;
+  std::atomic<bool> direct_ = true;  // false: through the page cache
   FileDescriptor file_;
-  bool direct_;
 };
 
 // Why files in a folder can't share extents, in the system's words; empty: they can. Found out by trying.

@@ -1,15 +1,20 @@
 #include "upmoe/io/block_writer.h"
 
+#include "upmoe/base/parallel.h"
+
 namespace upmoe {
 
-BlockWriter::BlockWriter(std::size_t num_buffers) : memory_(num_buffers * kBlockBytes, /*memory=*/true) {
+BlockWriter::BlockWriter(std::size_t num_buffers, std::size_t buffer_bytes, std::nullptr_t /*none*/)
+    : memory_(num_buffers * buffer_bytes, /*memory=*/true) {
   for (std::size_t i = num_buffers; i-- > 0;)
-    free_.emplace_back(memory_.begin() + i * kBlockBytes, kBlockBytes);
+    free_.emplace_back(memory_.begin() + i * buffer_bytes, buffer_bytes);
 }
 
 // In two steps, so that a thread that can't be started finds a destructor that stops those that run.
-BlockWriter::BlockWriter(std::size_t num_buffers, std::size_t num_threads) : BlockWriter(num_buffers) {
-  for (std::size_t i = 0; i < num_threads; ++i) threads_.emplace_back([this] { write_until_stopped(); });
+BlockWriter::BlockWriter(std::size_t num_buffers, std::size_t num_threads, std::size_t buffer_bytes)
+    : BlockWriter(num_buffers, buffer_bytes, nullptr) {
+  for (std::size_t i = 0; i < num_threads; ++i)
+    threads_.push_back(start_thread([this] { write_until_stopped(); }));
 }
 
 BlockWriter::~BlockWriter() {

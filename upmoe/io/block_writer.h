@@ -19,12 +19,12 @@ namespace upmoe {
 // them. All members are safe to call from any thread.
 class BlockWriter {
  public:
-  BlockWriter(std::size_t num_buffers, std::size_t num_threads);
+  BlockWriter(std::size_t num_buffers, std::size_t num_threads, std::size_t buffer_bytes = kBlockBytes);
   ~BlockWriter();  // drops what is not yet being written
   BlockWriter(const BlockWriter&) = delete;
   BlockWriter& operator=(const BlockWriter&) = delete;
 
-  // A buffer of kBlockBytes, aligned; waits until one is free. Throws what a write has failed with.
+  // A buffer of that size, aligned; waits until one is free. Throws what a write has failed with.
   std::span<std::byte> acquire();
   // Gives a buffer back unwritten.
   void give_back(std::span<std::byte> buffer);
@@ -37,7 +37,7 @@ class BlockWriter {
   void drain();
 
  private:
-  explicit BlockWriter(std::size_t num_buffers);
+  BlockWriter(std::size_t num_buffers, std::size_t buffer_bytes, std::nullptr_t no_threads_yet);
 
   struct Job {
     std::span<std::byte> buffer;

@@ -41,22 +41,42 @@ void require_read(ssize_t got, const std::filesystem::path& path, std::uint64_t 
           printable(path.string()), at, file_bytes);
 }
 
-// Takes the pages of a chunk from one address to another, without copying them.
-void move_pages(void* from, void* to) {
-  void* const at =
-      ::mremap(from, kBlockBytes, kBlockBytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to);
-  require(at == to, "cannot move {} of memory: {}", human_bytes(kBlockBytes), ErrnoText{});
+// Takes pages from one address to another, without copying them. False: the system can't.
+bool move_pages(void* from, void* to, std::size_t bytes) {
+  return ::mremap(from, bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, to) == to;
+}
+
+void require_moved(bool moved, std::size_t bytes) {
+  require(moved, "{}cannot move {} of memory: {}", errno == ENOMEM ? "out of memory: " : "",
+          human_bytes(bytes), ErrnoText{});
+}
+
+// Found out by trying.
+bool can_move_pages() {
+  const AddressRange from(kBlockAlignment, /*memory=*/true), to(kBlockAlignment, /*memory=*/false);
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  return move_pages(from.begin(), to.begin(), page);
+}
+
+// Puts new pages at these addresses, or none, whatever was there.
+void map_again(std::byte* at, std::size_t bytes, int protection) {
+  void* const there =
+      ::mmap(at, bytes, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  require(there == at, "{}cannot map {}: {}", errno == ENOMEM ? "out of memory: " : "", human_bytes(bytes),
+          ErrnoText{});
+  if (protection != PROT_NONE) ::madvise(at, bytes, MADV_HUGEPAGE);  // a hint
 }
 
 }  // namespace
 
-FileWindow::File::File(const std::filesystem::path& place, const FileIdentity& expected)
+FileWindow::File::File(const std::filesystem::path& place, const FileIdentity& expected,
+                       std::size_t chunk_bytes)
     : path(place),
       cached(open_regular_file(place)),
       direct(::open(place.c_str(), O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK)),
       identity(identity_of(cached, place)),
-      addresses(num_chunks(identity.bytes) * kBlockBytes, /*memory=*/false),
-      slot_of_chunk(num_chunks(identity.bytes)) {
+      addresses(num_chunks(identity.bytes, chunk_bytes) * chunk_bytes, /*memory=*/false),
+      slot_of_chunk(num_chunks(identity.bytes, chunk_bytes)) {
   require(identity == expected, "{}: has changed since its header was read", printable(place.string()));
   // read() wants a few bytes here and there, and no more than those.
   if (direct.get() >= 0) ::posix_fadvise(cached.get(), 0, 0, POSIX_FADV_RANDOM);
@@ -65,16 +85,19 @@ FileWindow::File::File(const std::filesystem::path& place, const FileIdentity& e
 }
 
 FileWindow::FileWindow(const std::vector<std::filesystem::path>& paths,
-                       const std::vector<FileIdentity>& expected, std::size_t num_slots)
-    : slots_(num_slots * kBlockBytes, /*memory=*/true) {
-  for (std::size_t f = 0; f < paths.size(); ++f) files_.emplace_back(paths[f], expected[f]);
+                       const std::vector<FileIdentity>& expected, std::size_t num_slots,
+                       std::size_t chunk_bytes)
+    : chunk_bytes_(chunk_bytes), moves_(can_move_pages()), slots_(num_slots * chunk_bytes, /*memory=*/true) {
+  for (std::size_t f = 0; f < paths.size(); ++f) files_.emplace_back(paths[f], expected[f], chunk_bytes);
 }
 
 void FileWindow::load(std::size_t f, std::uint64_t chunk, std::size_t slot) {
   File& file = files_[f];
-  const std::uint64_t at = chunk * kBlockBytes, bytes = file.identity.bytes,
-                      wanted = std::min<std::uint64_t>(kBlockBytes, bytes - at);
-  std::byte* const to = slots_.begin() + slot * kBlockBytes;
+  const std::uint64_t at = chunk * chunk_bytes_, bytes = file.identity.bytes,
+                      wanted = std::min<std::uint64_t>(chunk_bytes_, bytes - at);
+  std::byte* const place = file.addresses.begin() + at;
+  std::byte* const to = moves_ ? slots_.begin() + slot * chunk_bytes_ : place;
+  if (!moves_) map_again(place, chunk_bytes_, PROT_READ | PROT_WRITE);
   const bool cached = is_cached(file.cached.get(), at, wanted);
   bool direct = file.direct.get() >= 0 && !cached;
   for (std::uint64_t done = 0; done < wanted;) {
@@ -95,7 +118,7 @@ void FileWindow::load(std::size_t f, std::uint64_t chunk, std::size_t slot) {
   if (!direct && !cached)
     ::posix_fadvise(file.cached.get(), static_cast<off_t>(at), static_cast<off_t>(wanted),
                     POSIX_FADV_DONTNEED);
-  move_pages(to, file.addresses.begin() + at);
+  if (moves_) require_moved(move_pages(to, place, chunk_bytes_), chunk_bytes_);
   file.slot_of_chunk[chunk] = slot;
 }
 
@@ -112,13 +135,13 @@ void FileWindow::read(std::size_t f, std::uint64_t at, std::span<std::byte> out)
 
 void FileWindow::drop(std::size_t f, std::uint64_t chunk) {
   File& file = files_[f];
-  std::byte* const from = file.addresses.begin() + chunk * kBlockBytes;
-  move_pages(from, slots_.begin() + file.slot_of_chunk[chunk] * kBlockBytes);
+  std::byte* const from = file.addresses.begin() + chunk * chunk_bytes_;
+  if (moves_)
+    require_moved(move_pages(from, slots_.begin() + file.slot_of_chunk[chunk] * chunk_bytes_, chunk_bytes_),
+                  chunk_bytes_);
   // What is touched from now on is a fault. A new mapping is one with its neighbours, so that they don't add
   // up.
-  void* const room =
-      ::mmap(from, kBlockBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  require(room == from, "cannot map {} of addresses: {}", human_bytes(kBlockBytes), ErrnoText{});
+  map_again(from, chunk_bytes_, PROT_NONE);
 }
 
 void FileWindow::require_unchanged() const {

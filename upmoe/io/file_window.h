@@ -12,14 +12,14 @@
 namespace upmoe {
 
 // Files that are read as if they were mapped, with what is in memory in our own hands: each file has a range
-// of addresses as long as itself, and chunk i of it, kBlockBytes from i * kBlockBytes on, can be touched from
-// load() to drop(). Chunks share a fixed number of slots of memory. Reads go past the page cache, but for
-// what is in it already. A file that has become shorter is an Error, not a signal.
+// of addresses as long as itself, and chunk i of it, chunk_bytes() from i * chunk_bytes() on, can be touched
+// from load() to drop(). Chunks share a fixed number of slots of memory. Reads go past the page cache, but
+// for what is in it already. A file that has become shorter is an Error, not a signal.
 class FileWindow {
  public:
-  // `expected`: of each file, what it was when its header was read.
+  // `expected`: of each file, what it was when its header was read. A chunk is a multiple of a page.
   FileWindow(const std::vector<std::filesystem::path>& paths, const std::vector<FileIdentity>& expected,
-             std::size_t num_slots);
+             std::size_t num_slots, std::size_t chunk_bytes = kBlockBytes);
   FileWindow(const FileWindow&) = delete;
   FileWindow& operator=(const FileWindow&) = delete;
 
@@ -27,6 +27,8 @@ class FileWindow {
   std::span<const std::byte> bytes(std::size_t file) const {
     return {files_[file].addresses.begin(), files_[file].identity.bytes};
   }
+
+  std::size_t chunk_bytes() const { return chunk_bytes_; }
 
   // Brings a chunk that is not there into a slot that is free. From any thread, for different chunks and
   // slots.
@@ -42,7 +44,7 @@ class FileWindow {
 
  private:
   struct File {
-    File(const std::filesystem::path& place, const FileIdentity& expected);
+    File(const std::filesystem::path& place, const FileIdentity& expected, std::size_t chunk_bytes);
     std::filesystem::path path;
     FileDescriptor cached, direct;  // through the page cache, and past it (-1 where the file system can't)
     FileIdentity identity;
@@ -50,11 +52,15 @@ class FileWindow {
     std::vector<std::size_t> slot_of_chunk;  // of those that are loaded
   };
 
-  AddressRange slots_;  // whose memory moves to a file's addresses and back
+  std::size_t chunk_bytes_;
+  bool moves_;          // whether the system can move pages and leave their addresses to us (Linux 5.7)
+  AddressRange slots_;  // whose memory moves to a file's addresses and back; if not, what is loaded is new
   std::vector<File> files_;
 };
 
 // Chunks of a file of that many bytes.
-constexpr std::uint64_t num_chunks(std::uint64_t bytes) { return (bytes + kBlockBytes - 1) / kBlockBytes; }
+constexpr std::uint64_t num_chunks(std::uint64_t bytes, std::size_t chunk_bytes = kBlockBytes) {
+  return (bytes + chunk_bytes - 1) / chunk_bytes;
+}
 
 }  // namespace upmoe

@@ -83,7 +83,8 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
   size_ = identity_.bytes;
   if (size_ == 0) return;
   void* address = ::mmap(nullptr, size_, PROT_READ, MAP_SHARED, file.get(), 0);
-  require(address != MAP_FAILED, "{}: cannot map {} bytes: {}", printable(path.string()), size_, ErrnoText{});
+  require(address != MAP_FAILED, "{}: {}cannot map {} bytes: {}", printable(path.string()),
+          errno == ENOMEM ? "out of memory: " : "", size_, ErrnoText{});
   data_ = static_cast<const std::byte*>(address);
   const auto begin = reinterpret_cast<std::uintptr_t>(data_);
   range_ = guard(begin, begin + (size_ + page_size() - 1) / page_size() * page_size());

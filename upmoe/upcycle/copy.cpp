@@ -10,7 +10,7 @@ class CopyMethod final : public Method {
   explicit CopyMethod(Options /*options*/) {}
 
   std::string changes_function() const override { return ""; }
-  Reads reads() const override { return {.weights = true, .moments = false}; }
+  Reads reads() const override { return {.weights = true, .moments = false, .own_place = true}; }
 
   MoeLayer convert(const DenseLayer& /*layer*/, const MoeShape& /*shape*/,
                    const Rng& /*key*/) const override {

@@ -29,7 +29,7 @@ class Drop final : public Method {
     return ratio_ == 0 ? "" : fmt::format("a share of {} of each expert's neurons is drawn anew", ratio_);
   }
 
-  Reads reads() const override { return {.weights = true, .moments = ratio_ > 0}; }
+  Reads reads() const override { return {.weights = true, .moments = ratio_ > 0, .own_place = true}; }
 
   MoeLayer convert(const DenseLayer& layer, const MoeShape& shape, const Rng& key) const override {
     // The published code truncates r * d; so does the paper's floor.

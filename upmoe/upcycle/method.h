@@ -43,6 +43,9 @@ class Method {
   struct Reads {
     bool weights = true;   // a draft other than Draw and Constant
     bool moments = false;  // layer.moments
+    // Only of the draft's own matrix: its moments, and those of its weights that stay in their place (no
+    // Pick). Then less of the model is in memory at a time, and it is read once.
+    bool own_place = false;
   };
 
   virtual ~Method() = default;

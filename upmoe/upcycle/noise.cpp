@@ -34,7 +34,9 @@ class Noise final : public Method {
                : fmt::format("noise is added to a share of {} of each expert's neurons", ratio_);
   }
 
-  Reads reads() const override { return {.weights = true, .moments = relative_ && ratio_ > 0 && sigma_ > 0}; }
+  Reads reads() const override {
+    return {.weights = true, .moments = relative_ && ratio_ > 0 && sigma_ > 0, .own_place = true};
+  }
 
   MoeLayer convert(const DenseLayer& layer, const MoeShape& shape, const Rng& key) const override {
     const auto disturbed =
