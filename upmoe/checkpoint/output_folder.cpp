@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <optional>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
@@ -70,16 +71,6 @@ void check_place(const fs::path& place, bool replace) {
       shown(place));
 }
 
-// That it is still the folder that we have open, and not another one that took its name.
-void require_same_folder(const FileDescriptor& ours, const fs::path& path) {
-  struct stat a {
-  }, b{};
-  require(::fstat(ours.get(), &a) == 0 && ::lstat(path.c_str(), &b) == 0, "{}: cannot stat: {}", shown(path),
-          ErrnoText{});
-  require(a.st_dev == b.st_dev && a.st_ino == b.st_ino,
-          "{}: was replaced by another while this run was writing to it", shown(path));
-}
-
 int exchange(const fs::path& a, const fs::path& b) {
   return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE);
 }
@@ -116,6 +107,15 @@ OutputFolder::OutputFolder(const fs::path& place, bool replace, Leftover leftove
     require(reason != EWOULDBLOCK, "{}: another run is writing this output", shown(place_));
     fail("{}: cannot open and lock: {}", shown(partial_), std::strerror(reason));
   }
+  if (is_new) {
+    try {
+      check_place(place_, replace);  // again: another process may have finished it just now
+    } catch (...) {
+      lock_ = FileDescriptor(-1);
+      fs::remove(partial_, error);
+      throw;
+    }
+  }
   if (is_new || leftover != Leftover::refuse) return;
   if (!replace) {
     lock_ = FileDescriptor(-1);
@@ -134,9 +134,29 @@ OutputFolder::~OutputFolder() {
     parent = parent.parent_path();
 }
 
+bool OutputFolder::is_at(const fs::path& path) const {
+  const std::optional<FileIdentity> there = identity_at(path);
+  return there && there->is_same_file(identity_of(lock_, path));
+}
+
+FileDescriptor OutputFolder::wait_for_turn(const std::string& file) const {
+  FileDescriptor lock(::openat(lock_.get(), file.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
+  require(lock.get() >= 0, "{}: cannot open: {}", shown(partial_ / file), ErrnoText{});
+  while (::flock(lock.get(), LOCK_EX) != 0)
+    require(errno == EINTR, "{}: cannot lock: {}", shown(partial_ / file), ErrnoText{});
+  return lock;
+}
+
+bool OutputFolder::was_committed() const {
+  if (is_at(place_)) return true;
+  require(is_there(partial_), "{}: was deleted: {}", shown(partial_), std::strerror(ENOENT));
+  require(is_at(partial_), "{}: was replaced by another while this run was writing to it", shown(partial_));
+  return false;
+}
+
 void OutputFolder::commit() {
   check_place(place_, replace_);  // again: someone may have taken the name in the meantime
-  require_same_folder(lock_, partial_);
+  require(!was_committed(), "{}: was completed by another", shown(place_));
   sync_folder(partial_);
   const bool replacing = replace_ && is_there(place_);
   // An exchange is atomic: there is no moment at which neither the old nor the new folder has the name.

@@ -27,11 +27,18 @@ class OutputFolder {
   // From here on the partial folder stays when there is no commit(): for a later run to go on, or for others.
   void keep(bool yes = true) { keep_ = yes; }
 
+  // Of several processes one at a time goes on from here, until what is returned is gone. The lock is on
+  // `file`, one of the output's own, which goes along to the final place: two can never hold one each.
+  FileDescriptor wait_for_turn(const std::string& file) const;
+  // Whether another process has given the folder its name. Throws when it is neither there nor here.
+  bool was_committed() const;
+
   // Makes it durable and gives it its name. All files in it must be durable already.
   void commit();
 
  private:
   explicit OutputFolder(const std::filesystem::path& place);
+  bool is_at(const std::filesystem::path& path) const;
 
   std::filesystem::path place_, partial_, made_parent_;  // made_parent_: topmost folder that we had to make
   bool replace_ = false, keep_ = false;

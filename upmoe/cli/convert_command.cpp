@@ -147,6 +147,8 @@ void print_outcome(const Converted& converted, const ConvertOptions& options, co
   const auto bytes = static_cast<double>(run.bytes_kept + run.bytes_written + run.bytes_shared);
   fmt::print("done        {:.2f} s, {}/s, {} of memory at the peak\n", seconds,
              human_bytes(static_cast<std::uint64_t>(bytes / seconds)), human_bytes(peak_memory()));
+  if (rank.ranks > 1 && converted.missing.empty())
+    fmt::print("complete    the output was completed by {} rank\n", converted.completed ? "this" : "another");
   if (converted.missing.empty()) return;
   std::vector<std::string> missing;
   for (const std::size_t other : converted.missing) missing.push_back(std::to_string(other));

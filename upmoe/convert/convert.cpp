@@ -1,12 +1,12 @@
 #include "upmoe/convert/convert.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <map>
+#include <optional>
 #include <set>
 
 #include "upmoe/base/error.h"
@@ -19,9 +19,7 @@ namespace upmoe {
 namespace fs = std::filesystem;
 namespace {
 
-// Names in the partial folder that are no part of the output.
-constexpr std::string_view kJournal = "upmoe-journal";
-constexpr std::string_view kFinishing = "upmoe-finishing";  // locked by the rank that completes the output
+constexpr std::string_view kJournal = "upmoe-journal";  // in the partial folder, and no part of the output
 
 std::string journal_name(const RankOf& rank) {
   return rank.ranks == 1 ? std::string(kJournal)
@@ -87,10 +85,15 @@ class Conversion {
     Converted out;
     try {
       out = shared_ ? run_rank() : run_alone();
-      const FileDescriptor finishing = shared_ && out.missing.empty() ? lock_finishing() : FileDescriptor(-1);
-      if (!out.missing.empty() || (shared_ && finishing.get() < 0)) return out;
+      // Until the folder has its name: a rank that comes now waits, and finds it done.
+      const FileDescriptor turn = shared_ ? wait_for_turn() : FileDescriptor(-1);
+      if (shared_ && output_.was_committed()) return out;
+      if (shared_) out.missing = missing_ranks();
+      if (!out.missing.empty()) return out;
       write_the_rest(shared_ ? collect_hashes() : out.run.hashes);
+      require_weights(out.run.files);
       output_.commit();
+      out.completed = true;
     } catch (const Interrupted&) {
       if (!kept_) throw;
       throw Interrupted("interrupted; " + hint());
@@ -130,40 +133,45 @@ class Conversion {
 
   // ---- several ranks ----
 
+  FileDescriptor wait_for_turn() const { return output_.wait_for_turn(plan_.files.front().name); }
+
   Converted run_rank() {
     const auto [rank, ranks] = options_.rank;
     const std::string head = journal_head(plan_, ranks);
-    require_same_work(partial_, head);
-    Journal journal(partial_ / journal_name(options_.rank), head);
-    require_same_work(partial_, head);  // again: now that others can see ours
     const fs::path mine = partial_ / hashes_name(rank, ranks);
-    Converted out;
-    if (!fs::exists(mine)) {
-      require_room(plan_, partial_, options_);
-      out = run_with(journal);
-      const fs::path draft = mine.string() + ".new";
-      fs::remove(draft);
-      write_small_file(draft, hashes_json(out.run.hashes));
-      fs::rename(draft, mine);
-      sync_folder(partial_);
+    std::optional<Journal> journal;
+    {
+      // Nobody is completing the output while we look. From here on nobody will before we are done.
+      const FileDescriptor turn = wait_for_turn();
+      if (output_.was_committed() || is_done(rank)) return {};
+      require_same_work(partial_, head);
+      journal.emplace(partial_ / journal_name(options_.rank), head);
+      require_same_work(partial_, head);  // again: now that others can see ours
     }
-    for (std::size_t r = 0; r < ranks; ++r)
-      if (!fs::exists(partial_ / hashes_name(r, ranks))) out.missing.push_back(r);
+    require_room(plan_, partial_, options_);
+    Converted out = run_with(*journal);
+    const fs::path draft = mine.string() + ".new";
+    fs::remove(draft);
+    write_small_file(draft, hashes_json(out.run.hashes));
+    fs::rename(draft, mine);
+    sync_folder(partial_);
     return out;
   }
 
-  // None when another rank has completed the output meanwhile.
-  FileDescriptor lock_finishing() const {
-    const fs::path path = partial_ / kFinishing;
-    FileDescriptor lock(::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
-    if (lock.get() < 0 && errno == ENOENT) return lock;
-    require(lock.get() >= 0 && ::flock(lock.get(), LOCK_EX) == 0, "{}: cannot lock: {}",
-            printable(path.string()), ErrnoText{});
-    struct stat ours {
-    }, there{};
-    const bool is_same = ::fstat(lock.get(), &ours) == 0 && ::stat(path.c_str(), &there) == 0 &&
-                         ours.st_ino == there.st_ino && ours.st_dev == there.st_dev;
-    return is_same ? std::move(lock) : FileDescriptor(-1);
+  bool is_done(std::size_t rank) const {
+    const std::size_t ranks = options_.rank.ranks;
+    return fs::exists(partial_ / hashes_name(rank, ranks)) &&
+           std::ranges::all_of(files_of(plan_, {rank, ranks}), [&](std::size_t f) {
+             const std::optional<FileIdentity> there = identity_at(partial_ / plan_.files[f].name);
+             return there && there->bytes == plan_.files[f].bytes;
+           });
+  }
+
+  std::vector<std::size_t> missing_ranks() const {
+    std::vector<std::size_t> out;
+    for (std::size_t r = 0; r < options_.rank.ranks; ++r)
+      if (!is_done(r)) out.push_back(r);
+    return out;
   }
 
   TensorHashes collect_hashes() const {
@@ -191,7 +199,7 @@ class Conversion {
     std::set<std::string> working;  // what still holds the work together when we are killed now
     for (const fs::directory_entry& entry : fs::directory_iterator(partial_))
       if (const std::string name = entry.path().filename().string();
-          name.starts_with(kJournal) || name.starts_with("upmoe-rank-") || name == kFinishing)
+          name.starts_with(kJournal) || name.starts_with("upmoe-rank-"))
         working.insert(name);
     remove_all_but_weights(plan_, partial_, working);
     for (const SideFile& file : carried_) {
@@ -207,6 +215,18 @@ class Conversion {
     write("README.md", model_card(plan_, card_));
     if (options_.cancelled != nullptr && *options_.cancelled) throw Interrupted();
     for (const std::string& name : working) fs::remove(partial_ / name);
+  }
+
+  // That the weights are still there, before they get their name. Those of other ranks by their size.
+  void require_weights(const std::map<std::size_t, FileIdentity>& ours) const {
+    for (std::size_t f = 0; f < plan_.files.size(); ++f) {
+      const fs::path path = partial_ / plan_.files[f].name;
+      const std::optional<FileIdentity> there = identity_at(path);
+      require(there.has_value(), "{}: was deleted while the output was made: {}", printable(path.string()),
+              std::strerror(ENOENT));
+      require(ours.contains(f) ? *there == ours.at(f) : there->bytes == plan_.files[f].bytes,
+              "{}: was changed by something else while the output was made", printable(path.string()));
+    }
   }
 
   const Plan& plan_;

@@ -9,6 +9,7 @@ namespace upmoe {
 struct Converted {
   RunRecord run;
   std::vector<std::size_t> missing;  // ranks that have yet to finish; the last one completes the output
+  bool completed = false;            // by this call; of several ranks that finish together one says so
 };
 
 // Carries out a plan and leaves a complete checkpoint folder at `place`: weights, index, config.json,
