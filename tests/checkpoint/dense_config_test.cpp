@@ -141,6 +141,7 @@ TEST(DenseConfig, RefusesNumbersThatNoModelHas) {
   EXPECT_TRUE(refused(R"("rms_norm_eps":-1e-5)", {"rms_norm_eps is -1e-05", "from 0 to 1"}));
   EXPECT_TRUE(refused(R"("rms_norm_eps":1e300)", {"rms_norm_eps is 1e+300"}));
   EXPECT_TRUE(refused(R"("attention_dropout":-1)", {"attention_dropout is -1"}));
+  EXPECT_TRUE(refused(R"("initializer_range":-0.02)", {"initializer_range is -0.02"}));
   EXPECT_TRUE(refused(R"("rms_norm_eps":1e999)", {"not valid JSON"}));
 }
 

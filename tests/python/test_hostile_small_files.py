@@ -240,12 +240,14 @@ def test_a_token_file_of_a_terabyte_is_read_as_far_as_it_is_used(whole):
 
 def test_folders_nested_deeper_than_functions_of_python(whole):
     top = whole / "texts"
-    for depth in range(1200):
-        os.mkdir(top / ("d/" * depth))
-    (top / ("d/" * 1199) / "a.txt").write_text("the first of all")
-    (top / "z.txt").write_text("and one more")
-    result = conftest.run("tokenize", whole, top, "-o", whole / "tokens")
-    subprocess.run(["rm", "-r", top], check=True)  # Python's own needs a function for each level
+    try:
+        for depth in range(1200):
+            os.mkdir(top / ("d/" * depth))
+        (top / ("d/" * 1199) / "a.txt").write_text("the first of all")
+        (top / "z.txt").write_text("and one more")
+        result = conftest.run("tokenize", whole, top, "-o", whole / "tokens")
+    finally:
+        subprocess.run(["rm", "-r", top], check=True)  # Python's own needs a function for each level
     assert result.returncode == 0, result.stderr
     assert "in 2 documents" in result.stdout
 

@@ -338,7 +338,7 @@ DenseConfig read_config(Reader& config, std::string_view model_type, const Confi
           out.num_layers);
   out.max_position_embeddings = config.size("max_position_embeddings", defaults.max_position_embeddings);
   out.rms_norm_eps = config.number("rms_norm_eps", defaults.rms_norm_eps, 0, 1);
-  out.initializer_range = config.number("initializer_range", 0.02);
+  out.initializer_range = config.number("initializer_range", 0.02, 0, 100);
   out.rope = read_rope(config, defaults.rope_theta);
   if (defaults.has_window) {
     if (config.find("sliding_window") != nullptr)
