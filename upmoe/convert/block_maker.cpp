@@ -171,15 +171,29 @@ void BlockMaker::fill_piece(const Block& block, const Piece& piece, std::span<st
   // Whatever else is read of the source has been scanned.
   if (planned.origin.kind == Origin::Kind::dense && std::holds_alternative<Copy>(tensor.draft))
     require_finite(weight, piece.begin, out);
-  if (may_overflow(tensor.draft, canvas.dtype)) {
-    const auto size = static_cast<std::uint64_t>(bits(canvas.dtype)) / 8;
-    const std::string what = not_finite_text(canvas.dtype, shape, piece.begin / size, out);
-    require(
-        what.empty() || allows(plan_.request, "not-finite"),
-        "'{}' would have {}: what '{}' makes of '{}' is more than {} can hold; store the source in a wider "
-        "type, or choose another method",
-        planned.info.name, what, plan_.request.method, weight.is.name, name(canvas.dtype));
-  }
+  if (may_overflow(tensor.draft, canvas.dtype)) require_made_finite(planned, piece.begin, out);
+}
+
+// Of bytes that were made of finite weights, from byte `begin` of the tensor on.
+void BlockMaker::require_made_finite(const PlannedTensor& planned, std::uint64_t begin,
+                                     std::span<const std::byte> bytes) {
+  const TensorInfo& info = planned.info;
+  const auto size = static_cast<std::uint64_t>(bits(info.dtype)) / 8;
+  const std::string what = not_finite_text(info.dtype, info.shape, begin / size, bytes);
+  if (what.empty() || allows(plan_.request, "not-finite")) return;
+  // Where the source has such a number itself, its scan says so.
+  const DenseModel::Weight& weight = plan_.source.weights()[planned.origin.weight];
+  const std::vector<std::int64_t>& shape = weight.stored.info->shape;
+  std::unique_lock lock(mutex_);
+  if (const auto it = scanned_.find(planned.origin.weight); it != scanned_.end())
+    scanned_some_.wait(lock,
+                       [&] { return stopped_ || it->second.next_row == (shape.size() > 1 ? shape[0] : 1); });
+  require(!stopped_, "stopped");
+  fail(
+      "'{}' would have {}: what '{}' makes of '{}' is more than {} can hold; store the source in a wider "
+      "type, "
+      "or choose another method",
+      info.name, what, plan_.request.method, weight.is.name, name(info.dtype));
 }
 
 // Of bytes of a weight, as the source or a copy has them, from byte `begin` of the weight on.

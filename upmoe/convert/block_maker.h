@@ -67,6 +67,8 @@ class BlockMaker {
   void draft(Tensor& tensor, const PlannedTensor& planned);
   void require_finite(const DenseModel::Weight& weight, std::uint64_t begin,
                       std::span<const std::byte> bytes) const;
+  void require_made_finite(const PlannedTensor& planned, std::uint64_t begin,
+                           std::span<const std::byte> bytes);
   Draft expert_draft(const PlannedTensor& planned);
   // Of the scanned weights those whose statistics a tensor of this origin may need.
   std::vector<std::size_t> scanned_for(const Origin& origin) const;
