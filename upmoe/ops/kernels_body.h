@@ -102,10 +102,10 @@ UPMOE_INLINE float sum_of(Floats v) {
   return sum_of<(kBy > 1 ? kBy / 2 : 1)>(v + turned);
 }
 
-// Sum of f(i, n) in pieces of 16 registers; what f gives beyond n is zero.
+// Sum of f(i, n) in pieces of 64 registers; what f gives beyond n is zero.
 template <class F>
 UPMOE_INLINE float sum_in_pieces(std::size_t count, F f) {
-  constexpr std::size_t kMost = 16 * kLanes;
+  constexpr std::size_t kMost = 64 * kLanes;
   Floats total{};
   for (std::size_t begin = 0; begin < count; begin += kMost) {
     Floats sum{};
