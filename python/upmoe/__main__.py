@@ -1,19 +1,19 @@
 """python -m upmoe VERB: a table of verbs, and the one place where errors are caught and printed."""
 
 import argparse
-import signal
 import sys
 
-from upmoe import __version__, chat, choices, encode, tokenize
+from upmoe import __version__, chat, choices, encode, streams, tokenize
 from upmoe.errors import Error, UsageError, printable
+from upmoe.guard import guarded, say
 
-OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, USAGE = 0, 1, 2
 VERBS = [tokenize, encode.Encode, encode.Decode, chat, choices]
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        raise UsageError(message)
+        raise UsageError(printable(message))
 
 
 def parser() -> Parser:
@@ -24,40 +24,21 @@ def parser() -> Parser:
         one = verbs.add_parser(verb.NAME, help=verb.SUMMARY, description=verb.SUMMARY, allow_abbrev=False)
         one.add_argument("model", metavar="MODEL", help="folder with tokenizer.json")
         verb.add_arguments(one)
-        one.set_defaults(run=verb.run)
+        one.set_defaults(verb=verb)
     return all_verbs
 
 
-def interrupt(number: int, _frame) -> None:
-    signal.signal(number, signal.SIG_DFL)  # a second one ends the program at once
-    raise KeyboardInterrupt
-
-
-def say(what: object) -> None:
-    print(f"upmoe: {what}", file=sys.stderr)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays what it is
-            signal.signal(number, interrupt)
+def answered(work) -> int:
+    """The exit code of work(), and the sentence if it fails."""
     try:
-        asked = parser().parse_args(arguments)
-        asked.run(asked)
+        work()
         sys.stdout.flush()
         return OK
-    except KeyboardInterrupt:
-        say("interrupted; nothing was left behind")
-        return INTERRUPTED
     except UsageError as error:
         say(error)
         return USAGE
     except Error as error:
         say(error)
-        return FAILED
-    except BrokenPipeError:
-        sys.stdout = None  # what is left in it can go nowhere
-        say("cannot write to standard output")
         return FAILED
     except OSError as error:
         say(f"{printable(error.filename)}: {error.strerror}" if error.filename else error)
@@ -71,6 +52,16 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         say(f"{type(error).__name__}: {printable(error, 400)}")
         return FAILED
+
+
+def main(arguments: list[str] | None = None) -> int:
+    streams.set_up()
+    asked = argparse.Namespace()
+    code = answered(lambda: parser().parse_args(arguments, asked))
+    if code != OK:
+        return code
+    verb = asked.verb
+    return guarded(lambda: answered(lambda: verb.run(asked)), verb.LIMITS, lambda: verb.clean_up(asked))
 
 
 if __name__ == "__main__":

@@ -5,12 +5,18 @@ import json
 import sys
 from pathlib import Path
 
-from upmoe.encode import read_text
+from upmoe.encode import nothing, read_text
 from upmoe.errors import Error, printable
-from upmoe.model import Model, read_json
+from upmoe.guard import Limits, out_of_memory
+from upmoe.model import Folder
+from upmoe.streams import write_text
 
 NAME = "chat"
 SUMMARY = "a JSON list of messages on standard input to the text of a prompt"
+
+
+LIMITS = Limits("the model's chat template", seconds=20, memory=1 << 30)
+clean_up = nothing
 
 
 def add_arguments(parser) -> None:
@@ -18,12 +24,11 @@ def add_arguments(parser) -> None:
 
 
 def run(asked) -> None:
-    model = Model(asked.model)
-    settings = read_json(model.folder / "tokenizer_config.json")
-    template = find_template(model.folder, settings)
+    folder = Folder(asked.model)
+    settings = folder.json("tokenizer_config.json")
+    template = find_template(folder, settings)
     messages = read_messages()
-    text = render(template, messages, special_tokens(model.folder, settings), not asked.no_generation_prompt, model.folder)
-    sys.stdout.buffer.write(text.encode(errors="replace"))
+    write_text(render(template, messages, special_tokens(folder, settings), not asked.no_generation_prompt, folder.path))
 
 
 def read_messages() -> list[dict]:
@@ -36,22 +41,22 @@ def read_messages() -> list[dict]:
     return [{key: value for key, value in one.items() if value is not None} for one in messages]
 
 
-def find_template(folder: Path, settings: dict) -> str:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8", errors="replace")
+def find_template(folder: Folder, settings: dict) -> str:
+    alone = folder.read("chat_template.jinja")
+    if alone is not None:
+        return alone.decode(errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     found = settings.get("chat_template")
     if isinstance(found, list):  # several, by name
         found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}.get("default")
     if not isinstance(found, str):
-        raise Error(f"{printable(folder)}: has no chat template; is it a base model?")
+        raise Error(f"{printable(folder.path)}: has no chat template; is it a base model?")
     return found
 
 
-def special_tokens(folder: Path, settings: dict) -> dict[str, str]:
+def special_tokens(folder: Folder, settings: dict) -> dict[str, str]:
     """bos_token, eos_token and so on: what a template may name."""
     found = {}
-    for said in (read_json(folder / "special_tokens_map.json"), settings):
+    for said in (folder.json("special_tokens_map.json"), settings):
         for key, value in said.items():
             content = value.get("content") if isinstance(value, dict) else value
             if key.endswith("_token") and isinstance(content, str):
@@ -95,5 +100,7 @@ def render(template: str, messages: list[dict], tokens: dict[str, str], generati
     try:
         return environment.from_string(template).render(
             messages=messages, tools=None, documents=None, add_generation_prompt=generation_prompt, **tokens)
+    except MemoryError:
+        raise Error(f"{printable(folder)}: {out_of_memory(LIMITS)}") from None
     except Exception as error:  # a template may do anything, and raise anything
         raise Error(f"{printable(folder)}: its chat template refuses: {printable(error)}") from None

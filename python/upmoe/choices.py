@@ -8,12 +8,16 @@ import sys
 from pathlib import Path
 
 from upmoe.chat import special_tokens
+from upmoe.cuts import MAX_UNCUT
 from upmoe.documents import checked_text, numbered, open_regular, parsed
+from upmoe.encode import nothing
 from upmoe.errors import Error, printable
-from upmoe.model import Model, read_json
+from upmoe.guard import Limits, still_at_work
+from upmoe.model import Model
 
 NAME = "choices"
 SUMMARY = "multiple-choice questions, a JSON object a line, to one of token ids each"
+LIMITS, clean_up = Limits(), nothing
 KEYS = ("context", "choices", "answer", "target_delimiter", "id")
 
 
@@ -27,6 +31,7 @@ def run(asked) -> None:
         for line, place in numbered(file, printable(asked.file or "standard input")):
             json.dump(encoded(encoder, read_question(line, place), place), sys.stdout, separators=(",", ":"))
             sys.stdout.write("\n")
+            still_at_work(LIMITS)
 
 
 def read_question(line: bytes, place: str) -> dict:
@@ -54,6 +59,8 @@ def read_question(line: bytes, place: str) -> dict:
     identity = said.get("id", place.rpartition(" ")[2])
     if type(identity) is int:
         identity = str(identity)
+    if len(line) > MAX_UNCUT:
+        raise Error(f"{place}: {len(line)} bytes, at most {MAX_UNCUT} are encoded at once")
     return {
         "id": checked_text(identity, "'id'", place),
         "context": checked_text(said["context"], "'context'", place),
@@ -102,7 +109,7 @@ class Encoder:
 
 def prefix_token(model: Model) -> int:
     """What stands for an empty context: the tokenizer's bos_token, or else its eos_token."""
-    named = special_tokens(model.folder, read_json(model.folder / "tokenizer_config.json"))
+    named = special_tokens(model.folder, model.folder.json("tokenizer_config.json"))
     for key in ("bos_token", "eos_token"):
         number = model.tokenizer.token_to_id(named[key]) if key in named else None
         if number is not None:
@@ -111,4 +118,4 @@ def prefix_token(model: Model) -> int:
         number = model.special_id(key)
         if number is not None:
             return model.require_id(number, key)
-    raise Error(f"{printable(model.folder)}: has neither bos_token nor eos_token, to begin an empty context with")
+    raise Error(f"{printable(model.folder.path)}: has neither bos_token nor eos_token, to begin an empty context with")

@@ -8,17 +8,17 @@ from pathlib import Path
 
 from upmoe.errors import Error, printable
 
-# A document is encoded as a whole, and takes some hundred bytes of memory for each token meanwhile.
-MAX_DOCUMENT = 256 << 20
+MAX_DOCUMENT = 256 << 20  # bytes: it is in memory as a whole
 
 
-def documents(paths: list[str], field: str, note: Callable[[str], None]) -> Iterator[str]:
-    """A text file is a document, and so is each line of a .jsonl. `note` is told what is left out in a folder."""
+def documents(paths: list[str], field: str, note: Callable[[str], None]) -> Iterator[tuple[str, str]]:
+    """Each with what to call it in an error. A text file is a document, and so is each line of a .jsonl. `note` is told what
+    is left out in a folder."""
     for path in files(paths, note):
         if path.suffix == ".jsonl":
             yield from lines(path, field)
         else:
-            yield text(path)
+            yield text(path), printable(path)
 
 
 def files(paths: list[str], note: Callable[[str], None]) -> Iterator[Path]:
@@ -75,10 +75,10 @@ def decoded(data: bytes, path: Path) -> str:
         raise Error(f"{printable(path)}: byte {error.start} is not UTF-8; is it a binary file?") from None
 
 
-def lines(path: Path, field: str) -> Iterator[str]:
+def lines(path: Path, field: str) -> Iterator[tuple[str, str]]:
     with open_regular(path) as file:
         for line, place in numbered(file, printable(path)):
-            yield field_of(line, field, place)
+            yield field_of(line, field, place), place
 
 
 def numbered(file, name: str) -> Iterator[tuple[bytes, str]]:

@@ -5,7 +5,10 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from upmoe.errors import Error, printable
+from upmoe.guard import Limits, still_at_work
 from upmoe.model import Model
+from upmoe.streams import write_text
+from upmoe.cuts import MAX_UNCUT
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"  # what an incomplete character decodes to
 
@@ -17,8 +20,13 @@ def read_text() -> str:
         raise Error(f"standard input: byte {error.start} is not UTF-8") from None
 
 
+def nothing(_asked) -> None:
+    """What a killed worker leaves that writes no file."""
+
+
 class Encode:
     NAME, SUMMARY = "encode", "text on standard input to a JSON list of ids"
+    LIMITS, clean_up = Limits(), nothing
 
     @staticmethod
     def add_arguments(parser) -> None:
@@ -27,13 +35,17 @@ class Encode:
 
     @staticmethod
     def run(asked) -> None:
-        encoding = Model(asked.model).tokenizer.encode(read_text(), add_special_tokens=not asked.no_special_tokens)
+        text = read_text()
+        if len(text) > MAX_UNCUT:
+            raise Error(f"standard input: {len(text)} characters, at most {MAX_UNCUT} are encoded at once")
+        encoding = Model(asked.model).tokenizer.encode(text, add_special_tokens=not asked.no_special_tokens)
         json.dump(encoding.ids, sys.stdout)
         sys.stdout.write("\n")
 
 
 class Decode:
     NAME, SUMMARY = "decode", "ids on standard input, between white space, to text"
+    LIMITS, clean_up = Limits(), nothing
 
     @staticmethod
     def add_arguments(parser) -> None:
@@ -47,8 +59,8 @@ class Decode:
         skip = not asked.keep_special_tokens
         ids = read_ids(sys.stdin.buffer, model)
         for text in streamed(model.tokenizer, ids, skip) if asked.stream else [model.tokenizer.decode(list(ids), skip)]:
-            sys.stdout.buffer.write(text.encode(errors="replace"))
-            sys.stdout.buffer.flush()
+            write_text(text)
+            still_at_work(Decode.LIMITS)
 
 
 def read_ids(lines: Iterable[bytes], model: Model) -> Iterator[int]:

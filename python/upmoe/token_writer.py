@@ -1,13 +1,14 @@
 """Megatron's .bin and .idx (docs/formats.md has the grammar), which appear whole or not at all."""
 
 import array
+import contextlib
 import fcntl
 import os
 import struct
 import sys
 from pathlib import Path
 
-from upmoe.errors import Error, printable
+from upmoe.errors import Error, UsageError, printable
 
 PARTIAL = ".upmoe-partial"
 UINT16, INT32 = 8, 4  # Megatron's codes
@@ -15,26 +16,49 @@ UINT16, INT32 = 8, 4  # Megatron's codes
 assert sys.byteorder == "little", "token files are little endian"
 
 
+MAX_IDS = 2**31
+
+
+def names(out: str) -> tuple[Path, Path]:
+    """The .bin and the .idx that are written."""
+    if out.endswith("/") or Path(out).name in ("", "..") or os.path.basename(out) == ".":
+        raise UsageError(f"--output is '{printable(out)}', a folder; expected the name that both files begin with")
+    base = Path(out)
+    if base.suffix in (".bin", ".idx"):
+        base = base.with_suffix("")
+    return Path(f"{base}.bin"), Path(f"{base}.idx")
+
+
+def remove_partial(out: str) -> None:
+    """What a writer that was killed has left, unless another one is at work there."""
+    for path in names(out):
+        partial = Path(f"{path}{PARTIAL}")
+        try:
+            TokenWriter._open(partial, os.O_RDWR).close()
+        except (OSError, Error):
+            continue
+        partial.unlink(missing_ok=True)
+
+
 class TokenWriter:
     """with TokenWriter(...) as writer: writer.add(ids); ... writer.commit()"""
 
     def __init__(self, out: str, vocabulary: int, replace: bool):
-        base = Path(out)
-        if base.suffix in (".bin", ".idx"):
-            base = base.with_suffix("")
-        self.bin, self.idx = Path(f"{base}.bin"), Path(f"{base}.idx")
+        if vocabulary > MAX_IDS:
+            raise Error(f"the tokenizer has ids up to {vocabulary - 1}, and a token file has ids below {MAX_IDS}")
+        self.bin, self.idx = names(out)
         for path in (self.bin, self.idx):
             if path.is_dir() or (path.exists() and not replace):
                 raise Error(f"{printable(path)}: is there already" + ("" if path.is_dir() else "; --replace replaces it"))
         self.code, self.type, self.name = (UINT16, "H", "uint16") if vocabulary <= 65536 else (INT32, "i", "int32")
         self.lengths = array.array("i")
-        self.tokens = 0
+        self.tokens, self._length = 0, 0
         self._file = self._open(Path(f"{self.bin}{PARTIAL}"))
 
     @staticmethod
-    def _open(path: Path):
+    def _open(path: Path, flags: int = os.O_RDWR | os.O_CREAT):
         """What a killed run has left is used again; what another one is writing is not."""
-        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666), "wb")
+        file = open(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666), "wb")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -43,14 +67,29 @@ class TokenWriter:
         file.truncate(0)
         return file
 
-    def add(self, ids: list[int]) -> None:
+    def add(self, ids: list[int], ends: bool = True) -> None:
+        """More of a document; `ends`: the last of it."""
         try:
-            array.array(self.type, ids).tofile(self._file)
+            data = array.array(self.type, ids).tobytes()
         except OverflowError:
             raise Error(f"{printable(self.bin)}: the tokenizer gives token {max(ids)}, which {self.name} cannot hold; "
                         "do tokenizer and config.json belong together?") from None
-        self.lengths.append(len(ids))
+        with self._naming(self.bin):
+            self._file.write(data)
         self.tokens += len(ids)
+        self._length += len(ids)
+        if ends:
+            self.lengths.append(self._length)
+            self._length = 0
+
+    @staticmethod
+    @contextlib.contextmanager
+    def _naming(path: Path):
+        """An error of writing does not say by itself of which file it is."""
+        try:
+            yield
+        except OSError as error:
+            raise Error(f"{printable(path)}: {error.strerror}") from None
 
     def _index(self) -> bytes:
         width, count, byte = array.array(self.type).itemsize, len(self.lengths), 0
@@ -64,10 +103,12 @@ class TokenWriter:
     def commit(self) -> int:
         """Makes both durable and gives them their names; the .idx first: alone, a .bin would be another format."""
         index = self._open(Path(f"{self.idx}{PARTIAL}"))
-        index.write(self._index())
-        for file in (self._file, index):
-            file.flush()
-            os.fsync(file.fileno())
+        for file, path in ((index, self.idx), (self._file, self.bin)):
+            with self._naming(path):
+                if file is index:
+                    file.write(self._index())
+                file.flush()
+                os.fsync(file.fileno())
         size = self._file.tell() + index.tell()
         os.replace(f"{self.idx}{PARTIAL}", self.idx)
         os.replace(f"{self.bin}{PARTIAL}", self.bin)
@@ -81,4 +122,5 @@ class TokenWriter:
         """What has no name yet is removed."""
         for path in (self.idx, self.bin):
             Path(f"{path}{PARTIAL}").unlink(missing_ok=True)
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a full disk, which was told
+            self._file.close()

@@ -1,21 +1,41 @@
 """tokenize: text files, .jsonl and folders into one file of token ids."""
 
 import concurrent.futures
+import dataclasses
 import itertools
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+from upmoe.cuts import MAX_UNCUT, Cuts
 from upmoe.documents import documents
-from upmoe.errors import UsageError, printable
+from upmoe.errors import Error, UsageError, printable
+from upmoe.guard import Limits, still_at_work
 from upmoe.model import Model
-from upmoe.token_writer import TokenWriter
+from upmoe.token_writer import TokenWriter, names, remove_partial
 
 NAME = "tokenize"
 SUMMARY = "turn text into a file of token ids (Megatron's .bin and .idx)"
 
-CHUNK_CHARACTERS, CHUNK_DOCUMENTS = 4 << 20, 16384  # what is encoded at once, over all threads
+LIMITS = Limits()
+CHUNK_CHARACTERS, CHUNK_PIECES = 4 << 20, 16384  # what is encoded at once, over all threads
+FEWEST_CHARACTERS, FOR_A_TOKEN = 64 << 10, 8  # of a chunk, where few tokens are asked for
+MAX_THREADS = 4096
+
+
+@dataclasses.dataclass
+class Piece:
+    text: str
+    context: int  # characters in front of it that belong to the piece before
+    ends: bool  # the document
+    place: str
+
+
+def clean_up(asked) -> None:
+    remove_partial(asked.output)
 
 
 def add_arguments(parser) -> None:
@@ -30,23 +50,27 @@ def add_arguments(parser) -> None:
 
 
 def run(asked) -> None:
-    if asked.threads < 0 or asked.max_tokens < 0:
-        raise UsageError("--threads and --max-tokens are 0 or more")
+    if asked.max_tokens < 0:
+        raise UsageError(f"--max-tokens is {asked.max_tokens}, expected 0 or more")
+    if not 0 <= asked.threads <= MAX_THREADS:
+        raise UsageError(f"--threads is {asked.threads}, expected 1 to {MAX_THREADS}, or 0 for as many as there are cores")
+    check_places(asked.files, *names(asked.output))
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     if asked.threads:
         os.environ["RAYON_NUM_THREADS"] = str(asked.threads)  # read when tokenizers first encodes
     model = Model(asked.model)
-    tokenizer = model.tokenizer
     before, behind = ids_before(model, asked.add_bos), ids_behind(model, asked.eod)
     start = time.monotonic()
     with TokenWriter(asked.output, model.vocabulary, asked.replace) as writer, Progress() as progress:
         found = documents(asked.files, asked.field, progress.note)
-        for ids in encoded(tokenizer, found):
-            ids = before + ids + behind
+        begins = True
+        for ids, ends in encoded(model, found, asked.max_tokens):
+            ids = (before if begins else []) + ids + (behind if ends else [])
             if asked.max_tokens and writer.tokens + len(ids) >= asked.max_tokens:
                 writer.add(ids[: asked.max_tokens - writer.tokens])
                 break
-            writer.add(ids)
+            writer.add(ids, ends)
+            begins = ends
             progress.update(writer.tokens, len(writer.lengths))
         size = writer.commit()
     seconds = time.monotonic() - start
@@ -61,7 +85,7 @@ def ids_before(model: Model, add_bos: bool) -> list[int]:
         return []
     number = model.special_id("bos_token_id")
     if number is None:
-        raise UsageError(f"{printable(model.folder)}: has no bos_token_id for --add-bos")
+        raise UsageError(f"{printable(model.folder.path)}: has no bos_token_id for --add-bos")
     return [model.require_id(number, "bos_token_id")]
 
 
@@ -74,33 +98,75 @@ def ids_behind(model: Model, eod: str) -> list[int]:
         return [model.require_id(int(eod), "--eod")]
     number = model.special_id("eos_token_id")
     if number is None:
-        raise UsageError(f"{printable(model.folder)}: has no eos_token_id; give --eod ID, or --eod none")
+        raise UsageError(f"{printable(model.folder.path)}: has no eos_token_id; give --eod ID, or --eod none")
     return [model.require_id(number, "eos_token_id")]
 
 
-def chunks(found: Iterator[str]) -> Iterator[list[str]]:
+def check_places(files: list[str], *outputs: Path) -> None:
+    """What is written is none of what is read."""
+    for name in files:
+        given = Path(name).resolve()
+        for out in outputs:
+            there = out.resolve()
+            if given == there or (given.is_dir() and given in there.parents):
+                raise UsageError(f"--output would write {printable(out)}, which is {'in ' if given != there else ''}what is read: "
+                                 f"{printable(name)}")
+
+
+def pieces(model: Model, found: Iterator[tuple[str, str]], most: int) -> Iterator[Piece]:
+    cuts = None
+    for text, place in found:
+        if len(text) <= most:
+            yield Piece(text, 0, True, place)
+            continue
+        cuts = cuts or Cuts(json.loads(model.folder.read("tokenizer.json")))
+        for begin, end in cuts.pieces(text, most):
+            if end - begin > MAX_UNCUT:
+                raise Error(f"{place}: no place to cut it safely in {end - begin} characters from {begin} on, and at most "
+                            f"{MAX_UNCUT} are encoded at once; split it, for example into the lines of a .jsonl")
+            context = min(begin, 1)
+            yield Piece(text[begin - context : end], context, end == len(text), place)
+
+
+def chunks(found: Iterator[Piece], most: int) -> Iterator[list[Piece]]:
     while chunk := list(itertools.islice(found, 1)):
-        characters = len(chunk[0])
-        while characters < CHUNK_CHARACTERS and len(chunk) < CHUNK_DOCUMENTS:
+        characters = len(chunk[0].text)
+        while characters < most and len(chunk) < CHUNK_PIECES:
             more = next(found, None)
             if more is None:
                 break
             chunk.append(more)
-            characters += len(more)
+            characters += len(more.text)
         yield chunk
 
 
-def encoded(tokenizer, found: Iterator[str]) -> Iterator[list[int]]:
-    """Ids of the documents, in order. While one chunk is encoded the next is read and the last is written."""
-    def encode(chunk: list[str]):
-        return tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
+def encoded(model: Model, found: Iterator[tuple[str, str]], max_tokens: int) -> Iterator[tuple[list[int], bool]]:
+    """Ids of the documents, in order, piece by piece, and whether a document ends there. While one chunk is encoded the next
+    is read and the last is written."""
+    tokenizer = model.tokenizer
+    most = min(CHUNK_CHARACTERS, max(FEWEST_CHARACTERS, max_tokens * FOR_A_TOKEN)) if max_tokens else CHUNK_CHARACTERS
+
+    def encode(texts: list[str]):
+        return tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+
+    def of_chunk(chunk: list[Piece]) -> list[tuple[list[int], bool]]:
+        contexts = sorted({piece.text[:1] for piece in chunk if piece.context})
+        known = {letter: one.ids for letter, one in zip(contexts, encode(contexts))}
+        out = []
+        for piece, encoding in zip(chunk, encode([piece.text for piece in chunk])):
+            before = known[piece.text[:1]] if piece.context else []
+            ids = encoding.ids
+            if ids[: len(before)] != before:  # cuts.py shows that it can't be
+                raise Error(f"{piece.place}: the tokenizer does not give the same ids piece by piece; split it")
+            out.append((ids[len(before):], piece.ends))
+        return out
 
     with concurrent.futures.ThreadPoolExecutor(1) as worker:
         running = None
-        for chunk in itertools.chain(chunks(found), [None]):
-            before, running = running, worker.submit(encode, chunk) if chunk else None
-            for encoding in before.result() if before else ():
-                yield encoding.ids
+        for chunk in itertools.chain(chunks(pieces(model, found, most // 4), most), [None]):
+            before, running = running, worker.submit(of_chunk, chunk) if chunk else None
+            yield from before.result() if before else ()
+            still_at_work(LIMITS)
 
 
 def count(number: float) -> str:

@@ -12,6 +12,7 @@
 #include "upmoe/cli/calibrate_options.h"
 #include "upmoe/cli/eval_options.h"
 #include "upmoe/cli/generate_options.h"
+#include "upmoe/cli/interrupt.h"
 #include "upmoe/cli/surroundings.h"
 #include "upmoe/cli/verify_options.h"
 
@@ -52,6 +53,7 @@ void hand_over_to_engine(int argc, char** argv) {
   if (argc < 2 || std::ranges::find(all, std::string_view(argv[1]), &Command::name) == all.end()) return;
   std::error_code ignored;
   const fs::path program = own_program(), engine = program.parent_path() / "upmoe-engine";
+  hold_interrupts();  // while torch is loaded
   if (!program.empty()) ::execv(engine.c_str(), argv);
   fmt::print(stderr, "upmoe: {}\n",
              program.empty() ? fmt::format("'{}' needs the engine, which lies beside this program, and where "

@@ -9,6 +9,7 @@
 #include "upmoe/base/error.h"
 #include "upmoe/base/isa.h"
 #include "upmoe/base/text.h"
+#include "upmoe/cli/interrupt.h"
 #include "upmoe/convert/record.h"
 
 namespace upmoe::cli {
@@ -82,6 +83,7 @@ int run(const std::vector<Command>& commands, int argc, char** argv) {
 int run_program(const std::vector<Command>& commands, int argc, char** argv) {
   // A reader that went away and a file size limit are errors like others, so that destructors clean up.
   for (const int signal : {SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_IGN);
+  end_when_interrupted();
   const auto say = [](const std::string& what) { std::fputs(("upmoe: " + what + "\n").c_str(), stderr); };
   try {
     const int code = run(commands, argc, argv);

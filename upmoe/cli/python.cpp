@@ -19,6 +19,7 @@
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
 #include "upmoe/cli/commands.h"
+#include "upmoe/cli/interrupt.h"
 #include "upmoe/cli/surroundings.h"
 #include "upmoe/io/file_descriptor.h"
 
@@ -139,17 +140,23 @@ pid_t start(const char* program, const std::vector<std::string>& arguments, cons
     posix_spawnattr_setsigmask(&attributes, &blocked);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
   }
+  const Uninterrupted until_it_is_noted;
   pid_t child = 0;
   const int error = ::posix_spawn(&child, python.c_str(), &actions, &attributes, pointers(words).data(),
                                   pointers(environment).data());
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
   if (error != 0) fail_to_run(python, error);
+  note_child(child);
   return child;
 }
 
 int wait_for(pid_t child) {
   int status = 0;
+  siginfo_t ended{};
+  while (::waitid(P_PID, static_cast<id_t>(child), &ended, WEXITED | WNOWAIT) < 0 && errno == EINTR) {
+  }
+  forget_child(child);  // before its number is free for another one
   while (::waitpid(child, &status, 0) < 0 && errno == EINTR) {
   }
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);

@@ -8,8 +8,8 @@
 #include "upmoe/cli/calibrate_options.h"
 #include "upmoe/cli/hub.h"
 #include "upmoe/cli/interrupt.h"
+#include "upmoe/cli/open_tokens.h"
 #include "upmoe/cli/settings.h"
-#include "upmoe/cli/token_source.h"
 #include "upmoe/cli_engine/commands.h"
 #include "upmoe/cli_engine/model_options.h"
 #include "upmoe/cli_engine/watched.h"
@@ -27,18 +27,12 @@ struct Arguments {
   Settings settings;
 };
 
-// The texts as token files, which may be temporary ones.
-struct Texts {
-  std::vector<TokenSource> sources;
-  std::vector<TokenFile> files;
-};
-
-Texts open_texts(const Arguments& arguments, std::int64_t vocabulary, std::int64_t max_tokens) {
-  Texts out;
+std::vector<TokenFile> open_texts(const Arguments& arguments, std::int64_t vocabulary,
+                                  std::int64_t max_tokens) {
+  std::vector<TokenFile> out;
   for (const std::string& data : arguments.data) {
-    out.sources.emplace_back(data, arguments.folder);
-    out.files.emplace_back(out.sources.back().path());
-    out.files.back().require_ids_below(vocabulary, max_tokens);
+    out.push_back(open_tokens(data, arguments.folder, max_tokens));
+    out.back().require_ids_below(vocabulary, max_tokens);
   }
   return out;
 }
@@ -89,7 +83,7 @@ std::string hash_of(const TokenFile& file, std::int64_t tokens) {
 
 // No clock, host, path, number of threads or device: the same work gives the same record.
 CalibrationRecord make_record(const Arguments& arguments, const CalibrateFlags& flags,
-                              const model::Model& model, const Texts& texts,
+                              const model::Model& model, const std::vector<TokenFile>& texts,
                               const eval::Calibrator& calibrator) {
   const Folder folder(arguments.folder);
   CalibrationRecord out;
@@ -104,9 +98,9 @@ CalibrationRecord make_record(const Arguments& arguments, const CalibrateFlags& 
   weights.require_intact();
   for (const OptionInfo& option : describe(flags)) out.options[option.name] = option.preset;
   for (const char* not_its_business : {"threads", "device", "replace"}) out.options.erase(not_its_business);
-  for (std::size_t d = 0; d < texts.files.size(); ++d)
+  for (std::size_t d = 0; d < texts.size(); ++d)
     out.texts.push_back({printable(std::filesystem::path(arguments.data[d]).stem().string()),
-                         hash_of(texts.files[d], calibrator.tokens(d))});
+                         hash_of(texts[d], calibrator.tokens(d))});
   return out;
 }
 
@@ -144,18 +138,21 @@ int run(Arguments arguments) {
         "name the checkpoint's folder, the texts and the output: upmoe calibrate DIR --data FILE... -o FILE");
   const auto asked = parse<CalibrateFlags>(arguments.settings.values({}, {}), "'upmoe calibrate'");
   require_asked(asked.seed >= 0, "seed is {}, expected 0 or more", asked.seed);
-  const std::atomic<bool>& interrupted = catch_interrupts();
   arguments.named = std::exchange(arguments.folder, find_source(arguments.folder).folder.string());
   const model::Model model = load_model(arguments.folder, asked.model);
   const CalibrateFlags flags = resolved(asked, model);
-  const Texts texts = open_texts(arguments, model.config.llama.vocab_size, flags.max_tokens);
-  eval::Calibrator calibrator(model, texts.files, engine_options(flags));
+  const std::vector<TokenFile> texts = open_texts(arguments, model.config.llama.vocab_size, flags.max_tokens);
+  eval::Calibrator calibrator(model, texts, engine_options(flags));
   const std::vector<std::pair<std::string, std::string>> metadata = {
       {kCalibrationKey, calibration_record_text(make_record(arguments, flags, model, texts, calibrator))}};
+  const std::atomic<bool>& interrupted = catch_interrupts();
   SafetensorsWriter out(arguments.output, calibration_layout(calibrator.shape()), metadata, flags.replace);
   {
     ProgressBar bar("calibrating", ProgressBar::Unit::tokens);
-    calibrator.run(watched(bar, Interrupted()));
+    calibrator.run([&](std::int64_t done, std::int64_t total) {
+      if (interrupted) throw Interrupted();
+      watched(bar)(done, total);
+    });
   }
   model::require_intact(model);
   calibrator.write(out);

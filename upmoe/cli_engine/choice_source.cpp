@@ -5,7 +5,6 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
-#include "upmoe/cli/interrupt.h"
 #include "upmoe/cli/python.h"
 
 namespace upmoe::cli {
@@ -25,9 +24,7 @@ eval::Question parse_question(std::string_view line) {
 }  // namespace
 
 std::vector<eval::Question> read_questions(const std::string& file, const std::filesystem::path& model) {
-  const std::atomic<bool>& interrupted = catch_interrupts();
   const std::string said = run_upmoe_python({"choices", "--", model.string(), file});
-  if (interrupted) throw Interrupted("interrupted");
   std::vector<eval::Question> out;
   for (std::string_view left = said; !left.empty();) {
     const std::size_t end = left.find('\n');

@@ -6,9 +6,8 @@
 #include "upmoe/base/text.h"
 #include "upmoe/cli/eval_options.h"
 #include "upmoe/cli/hub.h"
-#include "upmoe/cli/interrupt.h"
+#include "upmoe/cli/open_tokens.h"
 #include "upmoe/cli/settings.h"
-#include "upmoe/cli/token_source.h"
 #include "upmoe/cli_engine/choice_source.h"
 #include "upmoe/cli_engine/commands.h"
 #include "upmoe/cli_engine/eval_report.h"
@@ -29,8 +28,7 @@ std::string stem(const std::string& file) { return std::filesystem::path(file).s
 
 TextResult measure_text(const model::Model& model, const std::string& data, const Arguments& arguments,
                         const eval::WindowOptions& windows) {
-  const TokenSource source(data, arguments.folder);
-  const TokenFile file(source.path());
+  const TokenFile file = open_tokens(data, arguments.folder, windows.max_tokens);
   file.require_ids_below(model.config.llama.vocab_size, windows.max_tokens);
   ProgressBar bar("evaluating", ProgressBar::Unit::tokens);
   eval::ExpertUse use(model.config);
@@ -56,7 +54,6 @@ int run(Arguments arguments) {
   if (arguments.data.empty() && arguments.choices.empty())
     throw UsageError("name a text or a token file: --data FILE, or questions: --choices FILE");
   const auto options = parse<EvalOptions>(arguments.settings.values({}, {}), "'upmoe eval'");
-  catch_interrupts();
   const std::string named = std::exchange(arguments.folder, find_source(arguments.folder).folder.string());
   const model::Model model = load_model(arguments.folder, options.model);
   const std::int64_t longest = model.config.llama.max_position_embeddings;

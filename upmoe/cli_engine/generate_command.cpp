@@ -2,8 +2,7 @@
 // (python/upmoe/encode.py, chat.py); ids need none.
 #include <ATen/Parallel.h>
 #include <CLI/CLI.hpp>
-#include <iostream>
-#include <iterator>
+#include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -33,10 +32,30 @@ struct Arguments {
   Settings settings;
 };
 
+std::string standard_input() {
+  constexpr std::size_t kMost = 64u << 20;  // as of a file
+  std::string text;
+  for (int byte = 0; text.size() <= kMost && (byte = std::getchar()) != EOF;) text += static_cast<char>(byte);
+  require(std::ferror(stdin) == 0, "cannot read standard input: {}", ErrnoText{});
+  require(text.size() <= kMost, "standard input: more than the {} bytes that a prompt may have", kMost);
+  return text;
+}
+
+// Checked here, where it is known what it is called.
+std::string utf8(std::string text, std::string_view what) {
+  try {
+    (void)Json(text).dump();
+  } catch (const Json::type_error&) {
+    fail("{}: is not UTF-8 text", what);
+  }
+  return text;
+}
+
 std::string prompt_text(const Arguments& arguments, const GenerateOptions& options) {
-  if (arguments.prompt_file.empty()) return options.prompt;
-  if (arguments.prompt_file != "-") return read_small_file(arguments.prompt_file);
-  return {std::istreambuf_iterator<char>(std::cin), {}};
+  const std::string& file = arguments.prompt_file;
+  if (file.empty()) return utf8(options.prompt, "--prompt");
+  if (file == "-") return utf8(standard_input(), "standard input");
+  return utf8(read_small_file(file), printable(file));
 }
 
 Ids ids_of_words(const std::string& text) {
@@ -51,7 +70,8 @@ Ids ids_of_text(const std::string& folder, const std::string& text, const Genera
   std::string prompt = text;
   if (options.chat) {
     Json messages = Json::array();
-    if (!options.system.empty()) messages.push_back({{"role", "system"}, {"content", options.system}});
+    if (!options.system.empty())
+      messages.push_back({{"role", "system"}, {"content", utf8(options.system, "--system")}});
     messages.push_back({{"role", "user"}, {"content", text}});
     prompt = run_upmoe_python({"chat", "--", folder}, messages.dump());
     encode.emplace_back("--no-special-tokens");  // the template has them

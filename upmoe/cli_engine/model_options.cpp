@@ -3,6 +3,9 @@
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <thread>
+
 #include "upmoe/base/error.h"
 #include "upmoe/model/compute.h"
 
@@ -19,13 +22,20 @@ const char* dtype_text(at::ScalarType dtype) {
   return dtype == at::kFloat ? "fp32" : dtype == at::kBFloat16 ? "bf16" : "fp16";
 }
 
+int num_threads(const ModelFlags& flags) {
+  constexpr std::int64_t kMost = 4096;
+  require_asked(flags.threads >= 0 && flags.threads <= kMost,
+                "--threads is {}, expected 1 to {}, or 0 for one a core", flags.threads, kMost);
+  return flags.threads > 0 ? static_cast<int>(flags.threads)
+                           : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+}
+
 model::Model load_model(const std::filesystem::path& folder, const ModelFlags& flags) {
   const bool has_cuda = at::hasCUDA();
   require_asked(flags.device.value != "cuda" || has_cuda, "--device cuda: torch {} sees no such device here",
                 UPMOE_TORCH_VERSION);
-  require_asked(flags.threads >= 0, "--threads is {}, expected a positive number, or 0 for one a core",
-                flags.threads);
-  if (flags.threads > 0) at::set_num_threads(static_cast<int>(flags.threads));
+  const int threads = num_threads(flags);
+  if (flags.threads > 0) at::set_num_threads(threads);
   model::LoadOptions options;
   options.device = has_cuda && flags.device.value != "cpu" ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   if (flags.dtype.value != "auto") options.dtype = dtype_of(flags.dtype.value);

@@ -4,6 +4,9 @@
 
 namespace upmoe::cli {
 
+// Threads to compute with. Throws UsageError when there are too many.
+int num_threads(const ModelFlags& flags);
+
 // What the flags mean on this machine, and for these weights: measures which arithmetic is faster if it has
 // to. Sets the number of threads.
 model::Model load_model(const std::filesystem::path& folder, const ModelFlags& flags);

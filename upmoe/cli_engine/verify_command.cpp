@@ -1,12 +1,11 @@
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <memory>
-#include <thread>
 
 #include "upmoe/base/error.h"
 #include "upmoe/cli/hub.h"
+#include "upmoe/cli/open_tokens.h"
 #include "upmoe/cli/settings.h"
-#include "upmoe/cli/token_source.h"
 #include "upmoe/cli/verify_options.h"
 #include "upmoe/cli_engine/commands.h"
 #include "upmoe/cli_engine/model_options.h"
@@ -31,8 +30,7 @@ void run_both(Verified& found, const fs::path& moe_folder, const fs::path& dense
   found.windows = {.context = options.context, .max_tokens = options.max_tokens};
   if (options.context == 0)
     found.windows.context = std::min<std::int64_t>(1024, dense.config.llama.max_position_embeddings);
-  const TokenSource source(found.data, dense_folder.string());
-  const TokenFile file(source.path());
+  const TokenFile file = open_tokens(found.data, dense_folder, options.max_tokens);
   file.require_ids_below(dense.config.llama.vocab_size, options.max_tokens);
   ProgressBar bar("comparing", ProgressBar::Unit::tokens);
   found.comparison = eval::compare(dense, moe, file, found.windows, watched(bar));
@@ -56,8 +54,7 @@ int run(const Arguments& arguments) {
   if (arguments.moe.empty() || arguments.against.empty())
     throw UsageError("name both folders: upmoe verify DIR --against DENSE");
   const auto options = parse<VerifyOptions>(arguments.settings.values({}, {}), "'upmoe verify'");
-  const auto threads = options.model.threads > 0 ? static_cast<std::size_t>(options.model.threads)
-                                                 : std::max(1u, std::thread::hardware_concurrency());
+  const auto threads = static_cast<std::size_t>(num_threads(options.model));
   const fs::path moe = find_source(arguments.moe).folder, dense = find_source(arguments.against).folder;
   Verified found{.moe = arguments.moe,
                  .against = arguments.against,

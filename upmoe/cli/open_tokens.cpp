@@ -1,0 +1,54 @@
+#include "upmoe/cli/open_tokens.h"
+
+#include <sys/stat.h>
+
+#include <array>
+#include <cstdlib>
+#include <random>
+#include <system_error>
+
+#include "upmoe/base/error.h"
+#include "upmoe/base/text.h"
+#include "upmoe/cli/interrupt.h"
+#include "upmoe/cli/python.h"
+
+namespace upmoe::cli {
+namespace fs = std::filesystem;
+namespace {
+
+// A fresh folder of our own; one at a time. The destructor removes it with all that is in it, and so does an
+// interrupt: it is noted before it is made, under a name that nobody can know.
+class TempFolder {
+ public:
+  TempFolder() {
+    std::random_device chance;
+    path_ = (fs::temp_directory_path() / fmt::format("upmoe-{:08x}{:08x}", chance(), chance())).string();
+    note_temporary_folder(path_.c_str());
+    require(::mkdir(path_.c_str(), S_IRWXU) == 0, "{}: cannot create: {}", printable(path_), ErrnoText{});
+  }
+  ~TempFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+    note_temporary_folder(nullptr);
+  }
+  TempFolder(const TempFolder&) = delete;
+  TempFolder& operator=(const TempFolder&) = delete;
+
+  fs::path tokens() const { return fs::path(path_) / kTemporaryFiles[0]; }
+
+ private:
+  std::string path_;
+};
+
+}  // namespace
+
+TokenFile open_tokens(const std::string& data, const fs::path& model, std::int64_t max_tokens) {
+  if (is_token_file(data)) return TokenFile(data);
+  require(fs::exists(data), "{}: no such file or folder", printable(data));
+  const TempFolder folder;
+  run_upmoe_python({"tokenize", "--output=" + folder.tokens().string(),
+                    fmt::format("--max-tokens={}", max_tokens), "--", model.string(), data});
+  return TokenFile(folder.tokens());
+}
+
+}  // namespace upmoe::cli
