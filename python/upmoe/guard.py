@@ -3,6 +3,7 @@
 Neither can be done within one process: a regular expression or the power of two numbers runs without coming back to Python.
 """
 
+import contextlib
 import os
 import resource
 import signal
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from upmoe.errors import printable
+from upmoe.errors import Error, printable
 
 FAILED, INTERRUPTED = 1, 130
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -71,6 +72,8 @@ def be_worker(work: Callable[[], int], limits: Limits, parent: int, said: int, m
         limit(resource.RLIMIT_DATA, limits.memory)
         still_at_work(limits)
         code = work()
+        with contextlib.suppress(Error, OSError):  # what was printed before an error
+            sys.stdout.flush()
     finally:
         os._exit(code)
 
