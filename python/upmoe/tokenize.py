@@ -59,6 +59,7 @@ def run(asked) -> None:
     if asked.threads:
         os.environ["RAYON_NUM_THREADS"] = str(asked.threads)  # read when tokenizers first encodes
     model = Model(asked.model)
+    model.tokenizer  # its errors come first
     before, behind = ids_before(model, asked.add_bos), ids_behind(model, asked.eod)
     start = time.monotonic()
     with TokenWriter(asked.output, model.vocabulary, asked.replace) as writer, Progress() as progress:
