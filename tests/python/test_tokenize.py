@@ -202,7 +202,7 @@ def test_bad_models_and_options_are_answered_in_a_sentence(model, tmp_path):
     assert_refused(tmp_path, [tmp_path / "gone", tiny.TEXT], FAILED, "gone")
     assert_refused(tmp_path, [model, tiny.TEXT, "--eod", "320"], USAGE, "320.*ends at 319")
     assert_refused(tmp_path, [model, tiny.TEXT, "--eod", "x"], USAGE, "'x'.*auto, none")
-    assert_refused(tmp_path, [model, tiny.TEXT, "--threads", "-1"], USAGE, "0 or more")
+    assert_refused(tmp_path, [model, tiny.TEXT, "--threads", "-1"], USAGE, "--threads is -1, expected 1 to 4096")
     assert_refused(tmp_path, [model, tiny.TEXT, "--feild", "x"], USAGE, "did you mean '--field'")
 
 
