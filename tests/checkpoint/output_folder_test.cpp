@@ -56,7 +56,9 @@ TEST_F(OutputFolderTest, IsNotMistakenForAnotherThatTookItsPlace) {
 TEST_F(OutputFolderTest, LeavesNothingWhenItIsNotCommitted) {
   {
     OutputFolder output(temp_ / "a" / "b" / "out", false);
-    write_file(output.partial() / "sub" / "file", "text");
+    write_file(output.partial() / "additional_chat_templates" / "tool.jinja", "text");
+    write_file(output.partial() / "upmoe-journal-0-of-2", "text");
+    write_file(output.partial() / "model-00001-of-00002.safetensors", "text");
   }
   EXPECT_EQ(temp_.names(), Names{});
 }
@@ -107,11 +109,14 @@ TEST_F(OutputFolderTest, RefusesAnExistingOne) {
 
 TEST_F(OutputFolderTest, ReplacesACheckpointWhenAskedTo) {
   const fs::path place = make_checkpoint("out");
-  write_file(place / "stale.safetensors", "old");
+  write_file(place / "model-00001-of-00002.safetensors", "old");
+  write_file(place / "additional_chat_templates" / "tool.jinja", "old");
+  for (const char* name : {"upmoe.json", "README.md", "LICENSE.txt", "tokenizer.json", "chat_template.jinja"})
+    write_file(place / name, "old");
   make(place, true);
   EXPECT_EQ(temp_.names(), Names{"out"});
   EXPECT_EQ(read_file(place / "config.json"), "new");
-  EXPECT_FALSE(fs::exists(place / "stale.safetensors"));
+  EXPECT_FALSE(fs::exists(place / "model-00001-of-00002.safetensors"));
 }
 
 TEST_F(OutputFolderTest, KeepsTheOldOneUntilTheNewOneIsWhole) {
@@ -144,10 +149,72 @@ TEST_F(OutputFolderTest, NeverReplacesAConfigurationWithoutWeights) {  // any pr
   EXPECT_EQ(temp_.names(), Names{"site"});
 }
 
-TEST_F(OutputFolderTest, ReplacesAnOutputOfOurOwn) {
+TEST_F(OutputFolderTest, NeverReplacesAProjectThatHoldsAFileOfOurName) {
   write_file(temp_ / "out" / "upmoe.json", "{}");
+  EXPECT_TRUE(
+      fails_with([&] { OutputFolder output(temp_ / "out", true); }, {"/out", "not a checkpoint folder"}));
+  EXPECT_TRUE(fs::exists(temp_ / "out" / "upmoe.json"));
+}
+
+// What a trainer, git, a browser's download and a person put beside a model.
+TEST_F(OutputFolderTest, NeverReplacesACheckpointWithSomethingElseInIt) {
+  for (const std::string name :
+       {"optimizer.pt", "trainer_state.json", "training_args.bin", "checkpoint-500/optimizer.pt", ".git/HEAD",
+        "thesis.tex", "model.safetensors.bak", "model-1-of-2.safetensors", "adapter_model.safetensors",
+        "upmoe-journal", "additional_chat_templates/notes.txt", "tokenizer.json/mine"}) {
+    const fs::path place = make_checkpoint("out");
+    write_file(place / name, "mine");
+    EXPECT_TRUE(fails_with([&] { make(place, true); },
+                           {"/out: holds", "'" + name.substr(0, name.find('/')) + "'", "--replace"}))
+        << name;
+    EXPECT_EQ(read_file(place / name), "mine");
+    EXPECT_EQ(temp_.names(), Names{"out"}) << name;
+    fs::remove_all(place);
+  }
+}
+
+TEST_F(OutputFolderTest, ReplacesLinksAndNotWhatTheyLeadTo) {  // a snapshot in a cache
+  write_file(temp_ / "blob", "mine");
+  fs::create_directory(temp_ / "out");
+  for (const char* name : {"config.json", "model.safetensors"})
+    fs::create_symlink("../blob", temp_ / "out" / name);
   make(temp_ / "out", true);
-  EXPECT_FALSE(fs::exists(temp_ / "out" / "upmoe.json"));
+  EXPECT_EQ(read_file(temp_ / "blob"), "mine");
+  EXPECT_EQ(read_file(temp_ / "out" / "config.json"), "new");
+}
+
+TEST_F(OutputFolderTest, GivesBackWhatWasPutThereInsteadOfTheCheckpoint) {
+  const fs::path place = make_checkpoint("out");
+  EXPECT_TRUE(fails_with(
+      [&] {
+        OutputFolder output(place, true);
+        write_file(output.partial() / "config.json", "new");
+        fs::rename(place, temp_ / "aside");
+        write_file(place / "letters" / "mother.txt", "text");
+        output.commit();
+      },
+      {"/out", "not a checkpoint folder"}));
+  EXPECT_TRUE(fs::exists(place / "letters" / "mother.txt"));
+  EXPECT_EQ(temp_.names(), (Names{"aside", "out"}));
+}
+
+TEST_F(OutputFolderTest, RemovesNothingForeignWhenItIsNotCommitted) {
+  {
+    OutputFolder output(temp_ / "out", false);
+    write_file(output.partial() / "config.json", "new");
+    write_file(output.partial() / "letters" / "mother.txt", "text");
+  }
+  EXPECT_TRUE(fs::exists(temp_ / "out.upmoe-partial" / "letters" / "mother.txt"));
+  EXPECT_FALSE(fs::exists(temp_ / "out.upmoe-partial" / "config.json"));
+}
+
+TEST_F(OutputFolderTest, RemovesNothingOfAFolderThatTookTheNameOfItsPartialOne) {
+  {
+    OutputFolder output(temp_ / "out", false);
+    fs::rename(output.partial(), temp_ / "elsewhere");
+    write_file(output.partial() / "config.json", "mine");
+  }
+  EXPECT_EQ(read_file(temp_ / "out.upmoe-partial" / "config.json"), "mine");
 }
 
 TEST_F(OutputFolderTest, RefusesAMountPoint) {
@@ -184,16 +251,57 @@ TEST_F(OutputFolderTest, NamesWhatAKilledRunHasLeft) {
 }
 
 TEST_F(OutputFolderTest, ClearsWhatAKilledRunHasLeftWhenAskedTo) {
-  write_file(temp_ / "out.upmoe-partial" / "stale" / "file", "text");
+  write_file(temp_ / "out.upmoe-partial" / "upmoe-journal", "text");
+  write_file(temp_ / "out.upmoe-partial" / "model.safetensors", "text");
   make(temp_ / "out", true);
   EXPECT_EQ(temp_.names(), Names{"out"});
-  EXPECT_FALSE(fs::exists(temp_ / "out" / "stale"));
+  EXPECT_FALSE(fs::exists(temp_ / "out" / "model.safetensors"));
 }
 
+// Of any of these nothing is deleted, whatever was asked for.
+class ForeignPartial : public OutputFolderTest, public testing::WithParamInterface<OutputFolder::Leftover> {
+ protected:
+  void expect_refused(std::initializer_list<std::string_view> says) const {
+    EXPECT_TRUE(fails_with([&] { OutputFolder output(temp_ / "out", true, GetParam()); }, says));
+    EXPECT_EQ(temp_.names(), Names{"out.upmoe-partial"});
+  }
+  fs::path partial() const { return temp_ / "out.upmoe-partial"; }
+};
+
+TEST_P(ForeignPartial, WithAnotherFileIsLeftAlone) {
+  write_file(partial() / "upmoe-journal", "text");
+  write_file(partial() / "thesis.tex", "mine");
+  expect_refused({"/out.upmoe-partial", "'thesis.tex'"});
+  EXPECT_EQ(read_file(partial() / "thesis.tex"), "mine");
+}
+
+TEST_P(ForeignPartial, WithoutAJournalIsLeftAlone) {
+  write_file(partial() / "model.safetensors", "mine");
+  expect_refused({"/out.upmoe-partial", "journal"});
+  EXPECT_EQ(read_file(partial() / "model.safetensors"), "mine");
+}
+
+TEST_P(ForeignPartial, WithAFileThatIsAlsoElsewhereIsLeftAlone) {
+  const TempFolder other;
+  write_file(other / "mine", "mine");
+  write_file(partial() / "upmoe-journal", "text");
+  fs::create_hard_link(other / "mine", partial() / "model.safetensors");
+  expect_refused({"/out.upmoe-partial", "another name", "'model.safetensors'"});
+}
+
+TEST_P(ForeignPartial, WithALinkIsLeftAlone) {
+  write_file(partial() / "upmoe-journal", "text");
+  fs::create_symlink("/etc/hostname", partial() / "model.safetensors");
+  expect_refused({"/out.upmoe-partial", "link", "'model.safetensors'"});
+}
+
+using enum OutputFolder::Leftover;
+INSTANTIATE_TEST_SUITE_P(OutputFolder, ForeignPartial, testing::Values(refuse, resume, share));
+
 TEST_F(OutputFolderTest, GoesOnInWhatAnEarlierRunHasLeft) {
-  write_file(temp_ / "out.upmoe-partial" / "file", "half");
+  write_file(temp_ / "out.upmoe-partial" / "upmoe-journal", "half");
   OutputFolder output(temp_ / "out", false, OutputFolder::Leftover::resume);
-  EXPECT_EQ(read_file(output.partial() / "file"), "half");
+  EXPECT_EQ(read_file(output.partial() / "upmoe-journal"), "half");
   output.commit();
   EXPECT_EQ(temp_.names(), Names{"out"});
 }
@@ -201,10 +309,10 @@ TEST_F(OutputFolderTest, GoesOnInWhatAnEarlierRunHasLeft) {
 TEST_F(OutputFolderTest, LeavesThePartialFolderWhenItIsToKeepIt) {
   {
     OutputFolder output(temp_ / "a" / "out", false, OutputFolder::Leftover::resume);
-    write_file(output.partial() / "file", "half");
+    write_file(output.partial() / "upmoe-journal", "half");
     output.keep();
   }
-  EXPECT_EQ(read_file(temp_ / "a" / "out.upmoe-partial" / "file"), "half");
+  EXPECT_EQ(read_file(temp_ / "a" / "out.upmoe-partial" / "upmoe-journal"), "half");
   {
     OutputFolder output(temp_ / "a" / "out", false, OutputFolder::Leftover::resume);
     output.keep();
@@ -268,7 +376,16 @@ TEST_F(OutputFolderTest, IsCheckedWithoutMakingAnything) {
   const fs::path other = make_checkpoint("other");
   EXPECT_TRUE(fails_with([&] { check_output(other, source, false); }, {"/other", "exists already"}));
   check_output(other, source, true);
-  check_output(source / "inside", source, false);
+}
+
+TEST_F(OutputFolderTest, IsNotMadeInItsSource) {
+  const fs::path source = make_checkpoint("source");
+  EXPECT_TRUE(fails_with([&] { check_output(source / "inside", source, false); }, {"its own source"}));
+}
+
+TEST_F(OutputFolderTest, DoesNotTakeItsSourceForItsPartialFolder) {
+  const fs::path source = make_checkpoint("out.upmoe-partial");
+  EXPECT_TRUE(fails_with([&] { check_output(temp_ / "out", source, true); }, {"its own source"}));
 }
 
 TEST_F(OutputFolderTest, NeverReplacesItsSource) {

@@ -1,6 +1,8 @@
 """What a command may replace, and what it may do that is advised against: said on the command line, never remembered."""
 
 import json
+import re
+import shutil
 
 import pytest
 
@@ -47,3 +49,108 @@ def test_a_recipe_does_not_replace(source, tmp_path):
     recipe.write_text("replace = true\n")
     result = conftest.run("convert", source, tmp_path / "out", "--recipe", recipe)
     assert result.returncode == USAGE and "r.toml" in result.stderr and "command line" in result.stderr
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def refused(folder, *arguments, says: str, code: int = FAILED) -> None:
+    """The command fails with one sentence, and everything in the folder is as before."""
+    before = contents(folder)
+    result = conftest.run(*arguments)
+    assert result.returncode == code, result.stdout + result.stderr
+    assert re.fullmatch(r"upmoe: [^\n]*\n", result.stderr) and re.search(says, result.stderr), result.stderr
+    assert contents(folder) == before
+
+
+@pytest.fixture
+def model(source, tmp_path):
+    return shutil.copytree(source, tmp_path / "model")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(tiny.TEXT if isinstance(tiny.TEXT, str) else tiny.TEXT.read_text())
+    return path
+
+
+@pytest.mark.parametrize("name", [".git/HEAD", "thesis.tex", "optimizer.pt", "checkpoint-500/model.safetensors"])
+def test_an_output_with_something_else_in_it_is_not_replaced(source, tmp_path, name):
+    out = tmp_path / "out"
+    assert conftest.run("convert", source, out).returncode == 0
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    refused(tmp_path, "convert", source, out, "--replace", says=f"out: holds .*'{name.split('/')[0]}'")
+
+
+def test_a_foreign_partial_folder_is_not_gone_on_with(source, tmp_path):
+    partial = tmp_path / "out.upmoe-partial"
+    partial.mkdir()
+    (partial / "thesis.tex").write_text("mine")
+    for option in (["--resume"], ["--replace"], ["--ranks", "2", "--rank", "0"]):
+        refused(tmp_path, "convert", source, tmp_path / "out", *option, says="thesis.tex")
+
+
+@pytest.mark.parametrize("place", ["model", "model/out", ".", "model.upmoe-partial/..", "link", "link/out"])
+def test_a_conversion_does_not_replace_its_source(model, tmp_path, place):
+    (tmp_path / "link").symlink_to("model")
+    (tmp_path / "model.upmoe-partial").mkdir()
+    refused(tmp_path, "convert", model, tmp_path / place, "--replace", says="its own source")
+
+
+def test_a_conversion_does_not_take_its_source_for_a_killed_run(model, tmp_path):
+    partial = model.rename(tmp_path / "out.upmoe-partial")
+    for option in ("--resume", "--replace"):
+        refused(tmp_path, "convert", partial, tmp_path / "out", option, says="its own source")
+
+
+def test_a_conversion_does_not_replace_its_recipe(source, tmp_path):
+    out = tmp_path / "out"
+    assert conftest.run("convert", source, out).returncode == 0
+    refused(tmp_path, "convert", source, out, "--recipe", out / "upmoe-recipe.toml", "--replace", says="its own source")
+
+
+@pytest.mark.parametrize("out", ["model/model.safetensors", "model/new.safetensors", "link/model.safetensors", "hard", "text.txt", "ids.idx"])
+def test_a_calibration_does_not_replace_its_inputs(model, text, tmp_path, out):
+    (tmp_path / "link").symlink_to("model")
+    (tmp_path / "hard").hardlink_to(text)
+    assert conftest.run("tokenize", model, text, "-o", tmp_path / "ids").returncode == 0
+    refused(tmp_path, "calibrate", model, "--data", text, "--data", tmp_path / "ids", "-o", tmp_path / out, "--replace", says="its own source")
+
+
+def test_a_calibration_does_not_write_over_an_input_that_has_the_name_of_its_partial_file(model, text, tmp_path):
+    data = text.rename(tmp_path / "out.upmoe-partial")
+    refused(tmp_path, "calibrate", model, "--data", data, "-o", tmp_path / "out", "--replace", says="its own source")
+
+
+@pytest.mark.parametrize("out", ["text", "model/config", "link/new", "texts/new"])
+def test_a_tokenization_does_not_replace_its_inputs(model, text, tmp_path, out):
+    text = text.rename(tmp_path / "text.bin")
+    (tmp_path / "link").symlink_to("model")
+    (tmp_path / "texts").mkdir()
+    shutil.copy(text, tmp_path / "texts" / "a.txt")
+    refused(tmp_path, "tokenize", model, text, tmp_path / "texts", "-o", tmp_path / out, "--replace", says="its own source")
+
+
+@pytest.mark.parametrize("out", [".", "..", "", "new/", "model/.."])
+def test_a_tokenization_names_its_files(model, text, tmp_path, out):
+    before = contents(tmp_path)
+    result = conftest.run("tokenize", model, text, "-o", out, "--replace", cwd=tmp_path)
+    assert result.returncode == USAGE, result.stderr
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("target", ["mine.txt", "nowhere"])
+def test_a_tokenization_does_not_replace_a_link(model, text, tmp_path, target):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "out.bin").symlink_to(target)
+    refused(tmp_path, "tokenize", model, text, "-o", tmp_path / "out", "--replace", says="out.bin.*already")
+    assert (tmp_path / "out.bin").is_symlink()
+
+
+def test_a_tokenization_does_not_write_through_another_name(model, text, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    (tmp_path / "out.bin.upmoe-partial").hardlink_to(tmp_path / "mine.txt")
+    refused(tmp_path, "tokenize", model, text, "-o", tmp_path / "out", "--replace", says="another name")

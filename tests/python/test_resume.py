@@ -136,7 +136,8 @@ def append_garbage(folder: Path, draw: random.Random) -> str:
 
 
 def lose_a_file(folder: Path, draw: random.Random) -> str:
-    if (path := some_file(folder, draw, "*")) is None:
+    """But not the journal, which is durable before anything else is written: without it, nothing is known to be ours."""
+    if (path := some_file(folder, draw, "*")) is None or path.name == JOURNAL:
         return "nothing"
     path.unlink()
     return f"{path.name} lost"
@@ -318,6 +319,14 @@ def test_a_journal_that_is_no_file_is_refused(killed):
     journal.unlink()
     os.mkfifo(journal)
     assert_refused(killed.run("", "--resume"), JOURNAL)
+
+
+def test_a_folder_without_a_journal_is_refused(killed):
+    (partial_of(killed) / JOURNAL).unlink()
+    before = faults.contents(killed.out.parent)
+    for option in ("--resume", "--replace"):
+        assert_refused(killed.run("", option), f"{PARTIAL}.*journal")
+        assert faults.contents(killed.out.parent) == before
 
 
 def test_a_link_in_the_partial_folder_is_not_written_through(killed, undisturbed, tmp_path):

@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -13,6 +12,8 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
+#include "upmoe/checkpoint/own_entries.h"
+#include "upmoe/io/apart.h"
 
 namespace upmoe {
 namespace fs = std::filesystem;
@@ -32,21 +33,39 @@ fs::path resolved(const fs::path& place) {
 }
 
 fs::path partial_of(const fs::path& place) { return place.string() + ".upmoe-partial"; }
+fs::path aside_of(const fs::path& place) { return place.string() + ".upmoe-old"; }
 
 bool is_there(const fs::path& path) {
   std::error_code error;
   return fs::symlink_status(path, error).type() > fs::file_type::not_found;
 }
 
-// What --replace may replace: our own outputs, and folders with a model's configuration and its weights.
-bool is_checkpoint(const fs::path& place) {
-  if (is_there(place / "upmoe.json")) return true;
-  const auto is_weights = [](const fs::directory_entry& entry) {
-    return entry.path().extension() == ".safetensors";
-  };
-  std::error_code error;  // of a folder that can't be read nothing is known, so it is kept
-  return is_there(place / "config.json") &&
-         std::ranges::any_of(fs::directory_iterator(place, error), is_weights);
+// What --replace may replace: a folder with a model's configuration and its weights, and with nothing but
+// what belongs to them; or an empty one. `place` is how it is called in messages.
+OwnEntries replaceable(const FileDescriptor& folder, const fs::path& place) {
+  require(folder.get() >= 0, "{}: cannot open: {}", shown(place), ErrnoText{});
+  OwnEntries entries = own_entries(folder, OwnKind::checkpoint);
+  if (entries.known.empty() && entries.foreign.empty()) return entries;
+  require(
+      entries.has_config && entries.has_weights,
+      "{}: is not a checkpoint folder (it has no config.json and weights), so --replace does not replace it",
+      shown(place));
+  require(
+      entries.foreign.empty(),
+      "{}: holds {}, which is no part of a checkpoint, so --replace does not replace it; move it away, or "
+      "choose another output",
+      shown(place), entries.foreign);
+  return entries;
+}
+
+// What is under the name of a partial folder may be anything: only a run's work is gone on with or removed.
+OwnEntries left_by_a_run(const FileDescriptor& folder, const fs::path& partial) {
+  OwnEntries entries = own_entries(folder, OwnKind::partial);
+  require(entries.foreign.empty(), "{}: holds {}, which no run of upmoe has written; move it away",
+          shown(partial), entries.foreign);
+  require(entries.has_journal || !entries.has_bytes,
+          "{}: holds no journal of a run of upmoe; if nobody needs it, delete the folder", shown(partial));
+  return entries;
 }
 
 // A mount point can't be renamed, so nothing can appear there at once.
@@ -65,10 +84,28 @@ void check_place(const fs::path& place, bool replace) {
           shown(place));
   if (fs::is_empty(place, error)) return;
   require(replace, "{}: exists already; choose another output, or replace it with --replace", shown(place));
-  require(
-      is_checkpoint(place),
-      "{}: is not a checkpoint folder (it has no config.json and weights), so --replace does not replace it",
-      shown(place));
+  replaceable(open_folder(place), place);
+}
+
+// replaceable(), but a folder that is not gets its name back first.
+OwnEntries replaceable_or(const FileDescriptor& folder, const fs::path& place, auto&& give_back) {
+  try {
+    return replaceable(folder, place);
+  } catch (...) {
+    give_back();
+    throw;
+  }
+}
+
+void remove_replaced(const FileDescriptor& folder, const OwnEntries& entries, const fs::path& at,
+                     const fs::path& place) {
+  try {
+    remove_known(folder, entries, at);
+    require(::rmdir(at.c_str()) == 0, "{}", ErrnoText{});
+  } catch (const Error& error) {
+    fail("{}: done, but the old folder could not be removed from {}: {}", shown(place), shown(at),
+         error.what());
+  }
 }
 
 int exchange(const fs::path& a, const fs::path& b) {
@@ -78,9 +115,8 @@ int exchange(const fs::path& a, const fs::path& b) {
 }  // namespace
 
 void check_output(const fs::path& place, const fs::path& source, bool replace) {
-  const fs::path out = resolved(place), in = resolved(source);
-  const auto [end, ignored] = std::mismatch(out.begin(), out.end(), in.begin(), in.end());
-  require(end != out.end(), "{}: the output would replace its own source, {}", shown(place), shown(source));
+  const fs::path out = resolved(place);
+  for (const fs::path& made : {out, partial_of(out), aside_of(out)}) require_apart(made, source);
   check_place(out, replace);
 }
 
@@ -115,20 +151,25 @@ OutputFolder::OutputFolder(const fs::path& place, bool replace, Leftover leftove
       fs::remove(partial_, error);
       throw;
     }
+    return;
   }
-  if (is_new || leftover != Leftover::refuse) return;
-  if (!replace) {
-    lock_ = FileDescriptor(-1);
-    fail("{}: left behind by a run that was killed; go on with --resume, or start anew with --replace",
-         shown(partial_));
+  try {
+    require(share || is_at(partial_), "{}: another run has finished it just now", shown(place_));
+    require(leftover != Leftover::refuse || replace,
+            "{}: left behind by a run that was killed; go on with --resume, or start anew with --replace",
+            shown(partial_));
+    const OwnEntries left = left_by_a_run(lock_, partial_);
+    if (leftover == Leftover::refuse) remove_known(lock_, left, partial_);
+  } catch (...) {
+    lock_ = FileDescriptor(-1);  // it stays as it is
+    throw;
   }
-  for (const fs::directory_entry& entry : fs::directory_iterator(partial_)) fs::remove_all(entry.path());
 }
 
 OutputFolder::~OutputFolder() {
   std::error_code ignored;  // nothing better can be done here than to have tried
   if (keep_) return;
-  if (lock_.get() >= 0) fs::remove_all(partial_, ignored);
+  if (lock_.get() >= 0) remove_partial();
   if (made_parent_.empty()) return;
   for (fs::path parent = place_.parent_path(); fs::remove(parent, ignored) && parent != made_parent_;)
     parent = parent.parent_path();
@@ -154,6 +195,17 @@ bool OutputFolder::was_committed() const {
   return false;
 }
 
+// Through the open folder, so never those of another that has taken the name.
+void OutputFolder::remove_partial() const noexcept {
+  try {
+    if (!is_at(partial_)) return;
+    remove_known(lock_, own_entries(lock_, OwnKind::partial), partial_);
+    ::rmdir(partial_.c_str());
+  } catch (const std::exception&) {  // nothing better can be done here than to have tried
+    return;
+  }
+}
+
 void OutputFolder::commit() {
   check_place(place_, replace_);  // again: someone may have taken the name in the meantime
   require(!was_committed(), "{}: was completed by another", shown(place_));
@@ -161,20 +213,26 @@ void OutputFolder::commit() {
   const bool replacing = replace_ && is_there(place_);
   // An exchange is atomic: there is no moment at which neither the old nor the new folder has the name.
   if (replacing && exchange(partial_, place_) == 0) {
+    // By now the old one is there. It is checked once more: what is removed is what was checked.
+    const FileDescriptor old = open_folder(partial_);
+    const OwnEntries entries = replaceable_or(old, place_, [&] { exchange(partial_, place_); });
     sync_folder(place_.parent_path());
-    std::error_code error;
-    fs::remove_all(partial_, error);  // by now the old one
     lock_ = FileDescriptor(-1);
-    require(!error, "{}: done, but the old folder could not be removed from {}: {}", shown(place_),
-            shown(partial_), error.message());
+    remove_replaced(old, entries, partial_, place_);
     return;
   }
   // No exchange on this file system: the old folder steps aside, and is deleted when the new one is in its
   // place.
-  const fs::path aside = place_.string() + ".upmoe-old";
-  if (replacing)
-    require(std::rename(place_.c_str(), aside.c_str()) == 0, "{}: cannot move the old folder aside: {}",
-            shown(place_), ErrnoText{});
+  const fs::path aside = aside_of(place_);
+  FileDescriptor old(-1);
+  OwnEntries entries;
+  if (replacing) {
+    require(::renameat2(AT_FDCWD, place_.c_str(), AT_FDCWD, aside.c_str(), RENAME_NOREPLACE) == 0 ||
+                ((errno == EINVAL || errno == ENOSYS) && std::rename(place_.c_str(), aside.c_str()) == 0),
+            "{}: cannot move the old folder aside, to {}: {}", shown(place_), shown(aside), ErrnoText{});
+    old = open_folder(aside);
+    entries = replaceable_or(old, place_, [&] { std::rename(aside.c_str(), place_.c_str()); });
+  }
   if (std::rename(partial_.c_str(), place_.c_str()) != 0) {
     const int reason = errno;
     const bool back = !replacing || std::rename(aside.c_str(), place_.c_str()) == 0;
@@ -183,10 +241,7 @@ void OutputFolder::commit() {
   }
   lock_ = FileDescriptor(-1);
   sync_folder(place_.parent_path());
-  std::error_code error;
-  if (replacing) fs::remove_all(aside, error);
-  require(!error, "{}: done, but the old folder could not be removed from {}: {}", shown(place_),
-          shown(aside), error.message());
+  if (replacing) remove_replaced(old, entries, aside, place_);
 }
 
 }  // namespace upmoe

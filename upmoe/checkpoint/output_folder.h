@@ -16,7 +16,8 @@ class OutputFolder {
   enum class Leftover { refuse, resume, share };
 
   // With `replace` an existing checkpoint folder of that name is replaced at commit(); without, it is an
-  // error. What isn't a checkpoint folder is never replaced.
+  // error. Only a folder with nothing but what a checkpoint has is ever replaced (own_entries.h), and only
+  // what a run has left is emptied or gone on with.
   OutputFolder(const std::filesystem::path& place, bool replace, Leftover leftover = Leftover::refuse);
   ~OutputFolder();
   OutputFolder(const OutputFolder&) = delete;
@@ -39,13 +40,15 @@ class OutputFolder {
  private:
   explicit OutputFolder(const std::filesystem::path& place);
   bool is_at(const std::filesystem::path& path) const;
+  void remove_partial() const noexcept;
 
   std::filesystem::path place_, partial_, made_parent_;  // made_parent_: topmost folder that we had to make
   bool replace_ = false, keep_ = false;
   FileDescriptor lock_{-1};
 };
 
-// Where an output would go, checked without making anything: what exists there, and that it isn't the source.
+// Where an output would go, checked without making anything: what exists there, and that neither it nor what
+// is made beside it is the source, lies in it or has it inside.
 void check_output(const std::filesystem::path& place, const std::filesystem::path& source, bool replace);
 
 }  // namespace upmoe

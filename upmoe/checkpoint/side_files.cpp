@@ -27,7 +27,6 @@ constexpr std::array<std::string_view, 12> kCarried = {"tokenizer.json",
                                                        "NOTICE"};
 constexpr std::array<std::string_view, 4> kCarriedPrefixes = {"LICENSE", "LICENCE", "NOTICE", "USE_POLICY"};
 constexpr std::string_view kTokenizerConfig = "tokenizer_config.json";
-constexpr std::string_view kTemplates = "additional_chat_templates";
 constexpr std::uint64_t kMostBytes = 256u << 20;  // of all of them: they are held in memory
 constexpr std::uint64_t kMostConfigBytes = 16u << 20;
 
@@ -42,12 +41,6 @@ struct AppendingMap : nlohmann::ordered_map<Key, Value, Less, Allocator> {
   }
 };
 using OrderedJson = nlohmann::basic_json<AppendingMap>;
-
-bool is_carried(std::string_view name) {
-  return std::ranges::find(kCarried, name) != kCarried.end() ||
-         std::ranges::any_of(kCarriedPrefixes,
-                             [&](std::string_view prefix) { return name.starts_with(prefix); });
-}
 
 // What transformers would load code by (trust_remote_code), at any depth. Whether there was any.
 bool drop_code(OrderedJson& json) {
@@ -76,15 +69,21 @@ void add(std::vector<SideFile>& out, const Folder& folder, const std::string& na
 
 }  // namespace
 
+bool is_side_file(std::string_view name) {
+  return std::ranges::find(kCarried, name) != kCarried.end() ||
+         std::ranges::any_of(kCarriedPrefixes,
+                             [&](std::string_view prefix) { return name.starts_with(prefix); });
+}
+
 std::vector<SideFile> side_files(const Folder& source) {
   std::vector<SideFile> out;
   for (const std::string& name : source.names())
-    if (is_carried(name)) add(out, source, name, "");
-  const std::filesystem::path templates = source.path() / kTemplates;
+    if (is_side_file(name)) add(out, source, name, "");
+  const std::filesystem::path templates = source.path() / kTemplatesFolder;
   if (std::filesystem::symlink_status(templates).type() == std::filesystem::file_type::directory) {
-    const Folder folder = source.folder(kTemplates);
+    const Folder folder = source.folder(kTemplatesFolder);
     for (const std::string& name : folder.names())
-      if (name.ends_with(".jinja")) add(out, folder, name, std::string(kTemplates) + "/");
+      if (name.ends_with(".jinja")) add(out, folder, name, std::string(kTemplatesFolder) + "/");
   }
   return out;
 }

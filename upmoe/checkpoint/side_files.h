@@ -19,6 +19,10 @@ std::vector<SideFile> side_files(const Folder& source);
 // What a user should know about how they are carried, a sentence each.
 std::vector<std::string> side_file_notes(const Folder& source);
 
+// Whether a file of this name is such, and the folder of more chat templates (NAME.jinja).
+bool is_side_file(std::string_view name);
+inline constexpr const char* kTemplatesFolder = "additional_chat_templates";
+
 // tokenizer_config.json as transformers 5 writes it can't be read by 4.57 (class TokenizersBackend, a list of
 // extra special tokens). Returns one that both read and that tokenises the same, and that names no code to be
 // loaded (auto_map); the text itself if it is fine already.

@@ -20,6 +20,7 @@
 #include "upmoe/convert/convert.h"
 #include "upmoe/convert/disk_rate.h"
 #include "upmoe/convert/record.h"
+#include "upmoe/io/apart.h"
 #include "upmoe/router_init/registry.h"
 #include "upmoe/target/registry.h"
 #include "upmoe/upcycle/registry.h"
@@ -227,6 +228,7 @@ int run(Arguments& arguments) {
   const Source source = find_source(request.source);
   request.folder = source.folder;
   request.from_hub = source.from_hub;
+  if (!arguments.recipe.empty()) require_apart(arguments.output, arguments.recipe);
   check_output(arguments.output, request.folder, request.replace || options.dry_run);
 
   const Plan plan = make_plan(request);

@@ -14,6 +14,8 @@
 #include "upmoe/cli_engine/model_options.h"
 #include "upmoe/cli_engine/watched.h"
 #include "upmoe/eval/calibrate.h"
+#include "upmoe/format/safetensors_writer.h"
+#include "upmoe/io/apart.h"
 
 namespace upmoe::cli {
 namespace {
@@ -132,6 +134,21 @@ void print(const Arguments& arguments, const CalibrateFlags& flags, const eval::
              human_bytes(std::filesystem::file_size(arguments.output)));
 }
 
+// The output is none of the inputs: neither the checkpoint, nor a text, nor the other half of a token file.
+void require_new_place(const Arguments& arguments) {
+  const auto apart = [&](const std::filesystem::path& input) {
+    for (const char* end : {"", kPartialEnd}) require_apart(arguments.output + end, input);
+  };
+  apart(arguments.folder);
+  for (const std::string& data : arguments.data) {
+    apart(data);
+    for (const char* end : {".bin", ".idx"}) {
+      apart(data + end);
+      apart(std::filesystem::path(data).replace_extension(end));
+    }
+  }
+}
+
 int run(Arguments arguments) {
   if (arguments.folder.empty() || arguments.data.empty() || arguments.output.empty())
     throw UsageError(
@@ -139,6 +156,7 @@ int run(Arguments arguments) {
   const auto asked = parse<CalibrateFlags>(arguments.settings.values({}, {}), "'upmoe calibrate'");
   require_asked(asked.seed >= 0, "seed is {}, expected 0 or more", asked.seed);
   arguments.named = std::exchange(arguments.folder, find_source(arguments.folder).folder.string());
+  require_new_place(arguments);
   const model::Model model = load_model(arguments.folder, asked.model);
   const CalibrateFlags flags = resolved(asked, model);
   const std::vector<TokenFile> texts = open_texts(arguments, model.config.llama.vocab_size, flags.max_tokens);

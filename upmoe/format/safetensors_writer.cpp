@@ -43,7 +43,7 @@ FileDescriptor open_partial(const fs::path& path) {
 SafetensorsWriter::SafetensorsWriter(const fs::path& path, const std::vector<TensorInfo>& tensors,
                                      std::span<const std::pair<std::string, std::string>> metadata,
                                      bool replace)
-    : path_(path), partial_(path.string() + ".upmoe-partial"), replace_(replace) {
+    : path_(path), partial_(path.string() + kPartialEnd), replace_(replace) {
   check_place(path_, replace_);
   const std::string header = safetensors_header(tensors, metadata);
   data_begin_ = header.size();

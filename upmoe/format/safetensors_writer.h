@@ -10,6 +10,8 @@
 
 namespace upmoe {
 
+inline constexpr const char* kPartialEnd = ".upmoe-partial";
+
 // A safetensors file that is written tensor by tensor and appears whole or not at all: until commit() it is
 // PATH.upmoe-partial, which the destructor removes.
 class SafetensorsWriter {

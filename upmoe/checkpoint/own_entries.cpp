@@ -1,0 +1,124 @@
+#include "upmoe/checkpoint/own_entries.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <memory>
+
+#include "upmoe/base/error.h"
+#include "upmoe/base/text.h"
+#include "upmoe/checkpoint/side_files.h"
+
+namespace upmoe {
+namespace {
+
+constexpr std::array<std::string_view, 5> kNames = {"config.json", "model.safetensors.index.json",
+                                                    "upmoe.json", "upmoe-recipe.toml", "README.md"};
+constexpr std::array<std::string_view, 4> kWorking = {"upmoe-journal", "upmoe-rank-", "upmoe-finishing",
+                                                      "upmoe-reflink-trial"};
+
+bool is_number(std::string_view text) {
+  return text.size() >= 5 && std::ranges::all_of(text, [](char c) { return '0' <= c && c <= '9'; });
+}
+
+// model.safetensors or model-00001-of-00004.safetensors.
+bool is_weights_name(std::string_view name) {
+  constexpr std::string_view kBefore = "model-", kBetween = "-of-", kBehind = ".safetensors";
+  if (name == "model.safetensors") return true;
+  if (!name.starts_with(kBefore) || !name.ends_with(kBehind)) return false;
+  name = name.substr(kBefore.size(), name.size() - kBefore.size() - kBehind.size());
+  const std::size_t at = name.find(kBetween);
+  return at != std::string_view::npos && is_number(name.substr(0, at)) &&
+         is_number(name.substr(at + kBetween.size()));
+}
+
+std::vector<std::string> names_in(int folder) {
+  const int copy = ::openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const std::unique_ptr<DIR, int (*)(DIR*)> open(copy < 0 ? nullptr : ::fdopendir(copy), ::closedir);
+  require(open != nullptr, "cannot read a folder: {}", ErrnoText{});
+  std::vector<std::string> out;
+  while (const dirent* entry = ::readdir(open.get()))
+    if (const std::string name = entry->d_name; name != "." && name != "..") out.push_back(name);
+  std::ranges::sort(out);
+  return out;
+}
+
+FileDescriptor open_in(int folder, const char* name) {
+  return FileDescriptor(::openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+}
+
+// The folder of chat templates, when nothing but templates is in it.
+bool holds_templates_only(int folder) {
+  const FileDescriptor templates = open_in(folder, kTemplatesFolder);
+  if (templates.get() < 0) return false;
+  return std::ranges::all_of(names_in(templates.get()), [&](const std::string& name) {
+    struct stat info {};
+    return name.ends_with(".jinja") &&
+           ::fstatat(templates.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(info.st_mode);
+  });
+}
+
+std::string what_is(const struct stat& info) {
+  if (S_ISDIR(info.st_mode)) return "the folder ";
+  if (S_ISLNK(info.st_mode)) return "the link ";
+  if (!S_ISREG(info.st_mode)) return "a device, pipe or socket, ";
+  return info.st_nlink > 1 ? "a file with another name, " : "";
+}
+
+bool is_own(int folder, const std::string& name, const struct stat& info, OwnKind kind) {
+  if (name == kTemplatesFolder) return S_ISDIR(info.st_mode) && holds_templates_only(folder);
+  if (!is_own_name(name, kind)) return false;
+  // A file under a second name is somebody's, and a run would write into it.
+  if (kind == OwnKind::partial) return S_ISREG(info.st_mode) && info.st_nlink == 1;
+  return S_ISREG(info.st_mode) || S_ISLNK(info.st_mode);
+}
+
+}  // namespace
+
+bool is_own_name(std::string_view name, OwnKind kind) {
+  return std::ranges::find(kNames, name) != kNames.end() || is_weights_name(name) || is_side_file(name) ||
+         (kind == OwnKind::partial &&
+          std::ranges::any_of(kWorking, [&](std::string_view begin) { return name.starts_with(begin); }));
+}
+
+OwnEntries own_entries(const FileDescriptor& folder, OwnKind kind) {
+  OwnEntries out;
+  const std::vector<std::string> names = names_in(folder.get());
+  for (const std::string& name : names) {
+    struct stat info {};
+    if (::fstatat(folder.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) continue;  // gone by now
+    out.has_bytes |= !S_ISREG(info.st_mode) || info.st_size > 0;
+    if (is_own(folder.get(), name, info, kind)) {
+      out.known.push_back(name);
+      out.has_weights |= is_weights_name(name);
+      out.has_journal |= name.starts_with(kWorking.front());
+    } else if (out.foreign.empty()) {
+      out.foreign = what_is(info) + "'" + printable(name) + "'";
+    }
+  }
+  const auto has = [&](const char* name) { return std::ranges::find(out.known, name) != out.known.end(); };
+  out.has_config = has("config.json");
+  out.has_journal |= has("upmoe.json") && has("upmoe-recipe.toml");
+  return out;
+}
+
+void remove_known(const FileDescriptor& folder, const OwnEntries& entries,
+                  const std::filesystem::path& shown) {
+  for (const std::string& name : entries.known) {
+    const bool is_templates = name == kTemplatesFolder;
+    if (is_templates)
+      if (const FileDescriptor templates = open_in(folder.get(), kTemplatesFolder); templates.get() >= 0)
+        for (const std::string& each : names_in(templates.get()))
+          if (each.ends_with(".jinja")) ::unlinkat(templates.get(), each.c_str(), 0);
+    require(::unlinkat(folder.get(), name.c_str(), is_templates ? AT_REMOVEDIR : 0) == 0 || errno == ENOENT,
+            "{}: cannot be removed: {}", printable((shown / name).string()), ErrnoText{});
+  }
+}
+
+FileDescriptor open_folder(const std::filesystem::path& path) { return open_in(AT_FDCWD, path.c_str()); }
+
+}  // namespace upmoe
