@@ -160,7 +160,7 @@ TEST_F(OutputFolderTest, NeverReplacesAProjectThatHoldsAFileOfOurName) {
 TEST_F(OutputFolderTest, NeverReplacesACheckpointWithSomethingElseInIt) {
   for (const std::string name :
        {"optimizer.pt", "trainer_state.json", "training_args.bin", "checkpoint-500/optimizer.pt", ".git/HEAD",
-        "thesis.tex", "model.safetensors.bak", "model-1-of-2.safetensors", "adapter_model.safetensors",
+        "thesis.tex", "model.safetensors.bak", "model-a-of-2.safetensors", "adapter_model.safetensors",
         "upmoe-journal", "additional_chat_templates/notes.txt", "tokenizer.json/mine"}) {
     const fs::path place = make_checkpoint("out");
     write_file(place / name, "mine");

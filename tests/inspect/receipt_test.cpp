@@ -51,6 +51,21 @@ class ReceiptTest : public test::ConvertedTest {
     stream.put(static_cast<char>(byte ^ 1));
   }
 
+  // As upmoe wrote it before there were hashes of files.
+  static void make_old(const std::filesystem::path& folder) {
+    auto json = nlohmann::json::parse(test::read_file(folder / "upmoe.json"));
+    json.erase("version");
+    json["output"].erase("files");
+    json["output"].erase("card_xxh3");
+    test::write_file(folder / "upmoe.json", json.dump());
+  }
+
+  void make_side_files() const {
+    for (const char* name :
+         {"tokenizer.json", "LICENSE", "chat_template.jinja", "additional_chat_templates/tool.jinja"})
+      test::write_file(dense() / name, "{}");
+  }
+
   static void change_record(const std::filesystem::path& folder, const nlohmann::json::json_pointer& where,
                             const nlohmann::json& value) {
     auto json = nlohmann::json::parse(test::read_file(folder / "upmoe.json"));
@@ -66,7 +81,8 @@ TEST_P(EveryMethod, KeepsItsPromise) {
   EXPECT_EQ(broken(found), std::vector<std::string>{});
   EXPECT_TRUE(found.holds());
   EXPECT_EQ(found.method, GetParam().name);
-  EXPECT_EQ(found.promises.size(), 5u);
+  EXPECT_EQ(found.promises.size(), 7u);
+  EXPECT_EQ(found.notes, std::vector<std::string>{});
 }
 
 TEST_P(EveryMethod, IsFoundOutWhenAByteOfAnExpertIsChanged) {
@@ -234,6 +250,105 @@ TEST_F(ReceiptTest, KnowsTheLargestSeed) {
   EXPECT_TRUE(receipt(moe).holds());
 }
 
+TEST_F(ReceiptTest, FindsEveryFieldOfTheConfigurationThatWasChanged) {
+  const std::vector<std::tuple<std::string, nlohmann::json, std::string>> changes = {
+      {"rope_theta", 5000.5, "rope_theta is 5000.5, expected 10000.0"},
+      {"vocab_size", 96, "vocab_size is 96, expected "},
+      {"tie_word_embeddings", true, "tie_word_embeddings is true, expected false"},
+      {"rms_norm_eps", 0.5, "rms_norm_eps is 0.5, expected "},
+      {"auto_map", "x", "auto_map is \"x\", and was not written"}};
+  for (const bool has_hashes : {true, false})
+    for (const auto& [key, value, says] : changes) {
+      const std::filesystem::path moe = converted("copy");
+      auto config = nlohmann::ordered_json::parse(test::read_file(moe / "config.json"));
+      config[key] = value;
+      test::write_file(moe / "config.json", config.dump(2) + "\n");
+      if (!has_hashes) make_old(moe);
+      const Receipt found = receipt(moe);
+      EXPECT_EQ(broken(found).size(), 1u) << key;
+      ASSERT_EQ(promise(found, "config").broken.size(), 1u) << key;
+      EXPECT_TRUE(promise(found, "config").broken[0].starts_with(says)) << promise(found, "config").broken[0];
+    }
+}
+
+TEST_F(ReceiptTest, FindsAConfigurationWithOtherBytesOfTheSameMeaning) {
+  const std::filesystem::path moe = converted("copy");
+  test::write_file(moe / "config.json", test::read_file(moe / "config.json") + " ");
+  EXPECT_EQ(broken(receipt(moe)),
+            std::vector<std::string>{
+                "config: its bytes are others than were written, and every field is as expected"});
+}
+
+TEST_F(ReceiptTest, FindsEveryFileThatWasChangedOrIsMissing) {
+  make_side_files();
+  for (const std::string name : {"tokenizer.json", "LICENSE", "chat_template.jinja", "upmoe-recipe.toml",
+                                 "additional_chat_templates/tool.jinja"}) {
+    const std::filesystem::path moe = converted("copy");
+    EXPECT_TRUE(receipt(moe).holds());
+    test::write_file(moe / name, test::read_file(moe / name) + " ");
+    EXPECT_EQ(broken(receipt(moe)), std::vector<std::string>{"files: " + name + " has other bytes"});
+    std::filesystem::remove(moe / name);
+    EXPECT_EQ(broken(receipt(moe)), std::vector<std::string>{"files: " + name + " is missing"});
+  }
+}
+
+TEST_F(ReceiptTest, NotesACardThatWasEditedAndFilesThatWereAdded) {
+  make_side_files();
+  const std::filesystem::path moe = converted("copy");
+  test::write_file(moe / "README.md", "mine");
+  test::write_file(moe / "notes.txt", "mine");
+  test::write_file(moe / "additional_chat_templates" / "rag.jinja", "mine");
+  std::filesystem::create_directory(moe / "deep");
+  const Receipt found = receipt(moe);
+  EXPECT_TRUE(found.holds());
+  EXPECT_EQ(found.notes, (std::vector<std::string>{
+                             "README.md was edited",
+                             "additional_chat_templates/rag.jinja was added: upmoe.json does not know it",
+                             "deep was added: upmoe.json does not know it",
+                             "notes.txt was added: upmoe.json does not know it"}));
+}
+
+TEST_F(ReceiptTest, HoldsAnOutputOfVersion1AndNotesWhatIsNotChecked) {
+  make_side_files();
+  const std::filesystem::path moe = converted("drop");
+  make_old(moe);
+  test::write_file(moe / "tokenizer.json", "{\"other\": 1}");
+  const Receipt found = receipt(moe);
+  EXPECT_TRUE(found.holds());
+  ASSERT_EQ(found.notes.size(), 1u);
+  EXPECT_NE(found.notes[0].find("version 1"), std::string::npos) << found.notes[0];
+}
+
+TEST_F(ReceiptTest, TakesTheDefaultOfAnOptionThatIsNewerThanTheRecord) {
+  const std::filesystem::path moe = converted("drop");
+  auto json = nlohmann::json::parse(test::read_file(moe / "upmoe.json"));
+  json["options"].erase("indices");
+  test::write_file(moe / "upmoe.json", json.dump());
+  const Receipt found = receipt(moe);
+  EXPECT_EQ(broken(found), std::vector<std::string>{});
+  EXPECT_EQ(found.notes, std::vector<std::string>{
+                             "upmoe.json does not have the option 'indices' of 'drop': taken as shared"});
+}
+
+TEST_F(ReceiptTest, RefusesARecordOfALaterVersion) {
+  const std::filesystem::path moe = converted("copy");
+  change_record(moe, nlohmann::json::json_pointer("/version"), 3);
+  EXPECT_TRUE(test::fails_with([&] { receipt(moe); }, {"upmoe.json", "version 3", "up to 2"}));
+}
+
+TEST_F(ReceiptTest, OpensNothingOutsideTheFolder) {
+  const std::filesystem::path moe = converted("copy");
+  const std::string whole = test::read_file(moe / "upmoe.json");
+  for (const std::string name :
+       {"../dense/config.json", "/etc/hostname", "additional_chat_templates/../../x", "a/b"}) {
+    auto json = nlohmann::json::parse(whole);
+    json["output"]["files"][name] = "0123456789abcdef";
+    test::write_file(moe / "upmoe.json", json.dump());
+    std::filesystem::create_directories(moe / "additional_chat_templates");
+    EXPECT_TRUE(test::fails_with([&] { receipt(moe); }, {"upmoe.json"})) << name;
+  }
+}
+
 TEST_F(ReceiptTest, PromisesNothingWithoutARecord) {
   const std::filesystem::path moe = converted("copy");
   std::filesystem::remove(moe / "upmoe.json");
@@ -257,9 +372,13 @@ TEST_F(ReceiptTest, TakesAWrittenOutHeadForTheEmbedding) {
 
 TEST_F(ReceiptTest, LooksIntoStackedExpertsAsIntoOthers) {
   const std::filesystem::path moe = converted("drop"), together = stacked(moe);
-  test::write_file(together / "upmoe.json", test::read_file(moe / "upmoe.json"));
+  for (const char* name : {"upmoe.json", "upmoe-recipe.toml", "README.md"})
+    test::write_file(together / name, test::read_file(moe / name));
   const Receipt found = receipt(together);
   EXPECT_EQ(broken(found), std::vector<std::string>{});
+  ASSERT_EQ(found.notes.size(), 1u);
+  EXPECT_TRUE(found.notes[0].starts_with("the weights lie in other files, or under other headers"))
+      << found.notes[0];
   EXPECT_EQ(found.kept[1][2].whole, F / 2);
   EXPECT_TRUE(found.not_identical.empty());
 }

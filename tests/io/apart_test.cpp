@@ -40,6 +40,24 @@ TEST(Apart, AreNotAPlaceAndALinkToIt) {
   EXPECT_TRUE(fails_with([&] { require_apart(temp / "in", temp.path() / "link/file"); }, {"its own source"}));
 }
 
+TEST(Apart, AreNotAFolderAndWhatALinkInItLeadsTo) {  // a snapshot in a cache, and a blob
+  const TempFolder temp;
+  write_file(temp / "blobs" / "0123", "");
+  fs::create_directories(temp / "snapshot");
+  fs::create_symlink("../blobs/0123", temp / "snapshot" / "model.safetensors");
+  for (const char* output : {"blobs", "blobs/0123"})
+    EXPECT_TRUE(
+        fails_with([&] { require_apart(temp.path() / output, temp / "snapshot"); }, {"its own source"}));
+  require_apart(temp.path() / "blobs/4567", temp / "snapshot");
+}
+
+TEST(Apart, AreNotAFolderAndAFileOfItUnderAnotherName) {
+  const TempFolder temp;
+  write_file(temp / "in" / "deep" / "file", "");
+  fs::create_hard_link(temp.path() / "in/deep/file", temp / "out");
+  EXPECT_TRUE(fails_with([&] { require_apart(temp / "out", temp / "in"); }, {"its own source"}));
+}
+
 TEST(Apart, AreNotTwoNamesOfOneFile) {
   const TempFolder temp;
   write_file(temp / "in", "");

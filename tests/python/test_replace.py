@@ -112,10 +112,11 @@ def test_a_conversion_does_not_replace_its_recipe(source, tmp_path):
     refused(tmp_path, "convert", source, out, "--recipe", out / "upmoe-recipe.toml", "--replace", says="its own source")
 
 
-@pytest.mark.parametrize("out", ["model/model.safetensors", "model/new.safetensors", "link/model.safetensors", "hard", "text.txt", "ids.idx"])
+@pytest.mark.parametrize("out", ["model/model.safetensors", "model/new.safetensors", "link/model.safetensors", "hard", "weights", "text.txt", "ids.idx"])
 def test_a_calibration_does_not_replace_its_inputs(model, text, tmp_path, out):
     (tmp_path / "link").symlink_to("model")
     (tmp_path / "hard").hardlink_to(text)
+    (tmp_path / "weights").hardlink_to(model / "model.safetensors")
     assert conftest.run("tokenize", model, text, "-o", tmp_path / "ids").returncode == 0
     refused(tmp_path, "calibrate", model, "--data", text, "--data", tmp_path / "ids", "-o", tmp_path / out, "--replace", says="its own source")
 
@@ -125,12 +126,14 @@ def test_a_calibration_does_not_write_over_an_input_that_has_the_name_of_its_par
     refused(tmp_path, "calibrate", model, "--data", data, "-o", tmp_path / "out", "--replace", says="its own source")
 
 
-@pytest.mark.parametrize("out", ["text", "model/config", "link/new", "texts/new"])
+@pytest.mark.parametrize("out", ["text", "model/config", "link/new", "texts/new", "blob"])
 def test_a_tokenization_does_not_replace_its_inputs(model, text, tmp_path, out):
     text = text.rename(tmp_path / "text.bin")
     (tmp_path / "link").symlink_to("model")
     (tmp_path / "texts").mkdir()
     shutil.copy(text, tmp_path / "texts" / "a.txt")
+    (tmp_path / "blob.bin").write_text("some text")
+    (tmp_path / "texts" / "b.txt").symlink_to(tmp_path / "blob.bin")
     refused(tmp_path, "tokenize", model, text, tmp_path / "texts", "-o", tmp_path / out, "--replace", says="its own source")
 
 

@@ -216,3 +216,32 @@ def test_what_cannot_be_compared(upmoe, tiny_folder, convert, tmp_path):
         assert result.returncode == code, (arguments, result.stderr)
         assert result.stderr.startswith("upmoe: ") and message in result.stderr and result.stderr.count("\n") == 1
         assert result.stdout == ""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_every_byte_beside_the_weights_is_held(ranks, upmoe, verify, tiny_folder, tmp_path):
+    dense, moe = tiny_folder(tiny.VARIANTS[0]), tmp_path / "moe"
+    for rank in range(ranks):
+        options = ["--ranks", ranks, "--rank", rank, "--max-shard-size", "300KB"]
+        assert upmoe("convert", dense, moe, *(options if ranks > 1 else [])).returncode == 0
+    found = verify(moe, dense)
+    assert found["holds"] and found["notes"] == []
+    names = {path.name for path in moe.iterdir()} - {"upmoe.json", "README.md"}
+    assert set(json.loads((moe / "upmoe.json").read_text())["output"]["files"]) == names
+    for name in sorted(name for name in names if "safetensors" not in name):
+        before = (moe / name).read_bytes()
+        (moe / name).write_bytes(before + b"\n")
+        assert broken(verify(moe, dense)) == {"config" if name == "config.json" else "files"}
+        (moe / name).write_bytes(before)
+    (moe / "README.md").write_text("mine")
+    assert verify(moe, dense)["notes"] == ["README.md was edited"]
+
+
+@pytest.mark.parametrize("key, value", [("rope_theta", 1e6), ("vocab_size", 319), ("tie_word_embeddings", True), ("rms_norm_eps", 1e-3)])
+def test_a_field_of_the_configuration_that_was_changed(key, value, upmoe, tiny_folder, convert):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "copy", "--experts", NUM_EXPERTS)
+    tiny.change_config(moe, **{key: value})
+    result = upmoe("verify", moe, "--against", dense)
+    assert result.returncode == 1 and "BROKEN    config.json" in result.stdout
+    assert f"{key} is " in result.stdout and ", expected " in result.stdout

@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "tests/fails_with.h"
+#include "tests/option_faults.h"
 #include "upmoe/base/isa.h"
 #include "upmoe/router_init/registry.h"
 
@@ -34,6 +35,10 @@ std::vector<float> weights(const std::string& name, const Values& options = {}) 
 }
 // Standard error of a deviation estimated from E * H normal or uniform draws, times five.
 const double kTolerance = 5 / std::sqrt(2.0 * E * H);
+
+TEST(Registry, HasNoOptionThatTheProgramHasAndNoneWithTwoMeanings) {
+  EXPECT_EQ(test::option_faults(router_init::router_inits(), "router-"), std::vector<std::string>{});
+}
 
 class EveryRouterInit : public testing::TestWithParam<RouterInitInfo> {};
 

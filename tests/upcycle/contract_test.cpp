@@ -7,6 +7,7 @@
 #include <cmath>
 #include <thread>
 
+#include "tests/option_faults.h"
 #include "upmoe/random/normal.h"
 #include "upmoe/tensor/convert.h"
 #include "upmoe/upcycle/registry.h"
@@ -386,6 +387,11 @@ TEST(NeuronMoments, AreTheSameForAnyCutIntoRangesOfRows) {
     EXPECT_THROW(builder.add_rows(10, 20, rows_from(10, 20)), Error);
     EXPECT_THROW(builder.take(), Error);
   }
+}
+
+// --ratio of drop and of noise is one option, so it has to mean one thing.
+TEST(Registry, HasNoOptionThatTheProgramHasAndNoneWithTwoMeanings) {
+  EXPECT_EQ(test::option_faults(upcycle::methods(), ""), std::vector<std::string>{});
 }
 
 TEST(Registry, AnswersAMisspeltMethodWithWhatThereIs) {

@@ -122,4 +122,18 @@ std::uint64_t DenseModel::parameters() const {
   return count;
 }
 
+std::string DenseModel::torch_dtype() const {
+  static const std::vector<std::pair<Dtype, std::string>> kTorch = {
+      {Dtype::f32, "float32"}, {Dtype::bf16, "bfloat16"}, {Dtype::f16, "float16"}};
+  // "torch.bfloat16" is an old spelling; "auto" says what is stored.
+  std::string said =
+      config_.torch_dtype.starts_with("torch.") ? config_.torch_dtype.substr(6) : config_.torch_dtype;
+  if (said == "auto") said.clear();
+  const Dtype stored = matrix(0, Matrix::gate).stored.info->dtype;
+  for (const auto& [dtype, name] : kTorch)
+    if (said.empty() ? dtype == stored : name == said) return name;
+  fail("{}: torch_dtype is '{}'; expected float32, bfloat16 or float16", printable(folder_.path().string()),
+       printable(config_.torch_dtype));
+}
+
 }  // namespace upmoe

@@ -29,6 +29,8 @@ class DenseModel {
   const Weight& ffn_norm(std::int64_t layer) const;
   std::uint64_t data_bytes() const;
   std::uint64_t parameters() const;
+  // "float32", "bfloat16" or "float16": what config.json says, or else the type of the FFNs.
+  std::string torch_dtype() const;
 
  private:
   void take_weights();

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <array>
 #include <memory>
+#include <span>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
@@ -18,22 +19,28 @@ namespace {
 
 constexpr std::array<std::string_view, 5> kNames = {"config.json", "model.safetensors.index.json",
                                                     "upmoe.json", "upmoe-recipe.toml", "README.md"};
-constexpr std::array<std::string_view, 4> kWorking = {"upmoe-journal", "upmoe-rank-", "upmoe-finishing",
-                                                      "upmoe-reflink-trial"};
+// With # for a number.
+constexpr std::array<std::string_view, 2> kWeights = {"model.safetensors", "model-#-of-#.safetensors"};
+constexpr std::array<std::string_view, 2> kJournals = {"upmoe-journal", "upmoe-journal-#-of-#"};
+constexpr std::array<std::string_view, 5> kWorking = {"upmoe-rank-#-of-#.json", "upmoe-rank-#-of-#.json.new",
+                                                      "upmoe-finishing", "upmoe-reflink-trial",
+                                                      "upmoe-reflink-trial-#"};
 
-bool is_number(std::string_view text) {
-  return text.size() >= 5 && std::ranges::all_of(text, [](char c) { return '0' <= c && c <= '9'; });
+// The name with # for each run of digits; a # of its own is no number.
+std::string without_numbers(std::string_view name) {
+  std::string out;
+  for (const char c : name) {
+    const bool is_digit = '0' <= c && c <= '9';
+    if (!is_digit)
+      out += c == '#' ? '?' : c;
+    else if (!out.ends_with('#'))
+      out += '#';
+  }
+  return out;
 }
 
-// model.safetensors or model-00001-of-00004.safetensors.
-bool is_weights_name(std::string_view name) {
-  constexpr std::string_view kBefore = "model-", kBetween = "-of-", kBehind = ".safetensors";
-  if (name == "model.safetensors") return true;
-  if (!name.starts_with(kBefore) || !name.ends_with(kBehind)) return false;
-  name = name.substr(kBefore.size(), name.size() - kBefore.size() - kBehind.size());
-  const std::size_t at = name.find(kBetween);
-  return at != std::string_view::npos && is_number(name.substr(0, at)) &&
-         is_number(name.substr(at + kBetween.size()));
+bool is_one_of(std::string_view name, std::span<const std::string_view> patterns) {
+  return std::ranges::find(patterns, without_numbers(name)) != patterns.end();
 }
 
 std::vector<std::string> names_in(int folder) {
@@ -80,9 +87,8 @@ bool is_own(int folder, const std::string& name, const struct stat& info, OwnKin
 }  // namespace
 
 bool is_own_name(std::string_view name, OwnKind kind) {
-  return std::ranges::find(kNames, name) != kNames.end() || is_weights_name(name) || is_side_file(name) ||
-         (kind == OwnKind::partial &&
-          std::ranges::any_of(kWorking, [&](std::string_view begin) { return name.starts_with(begin); }));
+  return std::ranges::find(kNames, name) != kNames.end() || is_one_of(name, kWeights) || is_side_file(name) ||
+         (kind == OwnKind::partial && (is_one_of(name, kJournals) || is_one_of(name, kWorking)));
 }
 
 OwnEntries own_entries(const FileDescriptor& folder, OwnKind kind) {
@@ -94,8 +100,8 @@ OwnEntries own_entries(const FileDescriptor& folder, OwnKind kind) {
     out.has_bytes |= !S_ISREG(info.st_mode) || info.st_size > 0;
     if (is_own(folder.get(), name, info, kind)) {
       out.known.push_back(name);
-      out.has_weights |= is_weights_name(name);
-      out.has_journal |= name.starts_with(kWorking.front());
+      out.has_weights |= is_one_of(name, kWeights);
+      out.has_journal |= is_one_of(name, kJournals);
     } else if (out.foreign.empty()) {
       out.foreign = what_is(info) + "'" + printable(name) + "'";
     }

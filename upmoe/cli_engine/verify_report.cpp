@@ -126,6 +126,7 @@ void write_promises(Text& out, const Receipt& receipt) {
     out("{:<9} {}\n", promise.broken.empty() ? "holds" : "BROKEN", promise.text);
     write_lines(out, std::string(10, ' '), promise.broken);
   }
+  for (const std::string& note : receipt.notes) out("note: {}\n", note);
 }
 
 Json layer_json(const eval::Comparison::Layer& layer, const eval::ExpertUse::Layer& use) {
@@ -219,7 +220,8 @@ std::string receipt_json(const Verified& found) {
                 {"head_written_out", receipt.head_written_out},
                 {"not_identical", others}}},
               {"dtypes", receipt.dtypes},
-              {"promises", promises}};
+              {"promises", promises},
+              {"notes", receipt.notes}};
   if (found.comparison) out["comparison"] = comparison_json(found, *found.comparison);
   return out.dump(2, ' ', /*ensure_ascii=*/true) + "\n";
 }

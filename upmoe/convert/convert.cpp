@@ -10,8 +10,10 @@
 #include <set>
 
 #include "upmoe/base/error.h"
+#include "upmoe/base/hash.h"
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/output_folder.h"
+#include "upmoe/checkpoint/own_entries.h"
 #include "upmoe/convert/record.h"
 #include "upmoe/io/file_descriptor.h"
 
@@ -57,12 +59,15 @@ void require_same_work(const fs::path& partial, const std::string& head) {
   }
 }
 
-// What an earlier run has left there besides the weights, whole or not.
+// What an earlier run has left there besides the weights, whole or not; nothing else.
 void remove_all_but_weights(const Plan& plan, const fs::path& partial, const std::set<std::string>& also) {
   std::set<std::string> kept = also;
   for (const PlannedFile& file : plan.files) kept.insert(file.name);
-  for (const fs::directory_entry& entry : fs::directory_iterator(partial))
-    if (!kept.contains(entry.path().filename().string())) fs::remove_all(entry.path());
+  const FileDescriptor folder = open_folder(partial);
+  require(folder.get() >= 0, "{}: cannot open: {}", printable(partial.string()), ErrnoText{});
+  OwnEntries entries = own_entries(folder, OwnKind::partial);
+  std::erase_if(entries.known, [&](const std::string& name) { return kept.contains(name); });
+  remove_known(folder, entries, partial);
 }
 
 class Conversion {
@@ -191,8 +196,9 @@ class Conversion {
 
   // ---- all but the weights ----
 
-  void write(const std::string& name, std::string_view text) const {
+  void write(const std::string& name, std::string_view text, FileHashes& written) const {
     write_small_file(partial_ / name, text);
+    written[name] = xxh3(text);
   }
 
   void write_the_rest(const TensorHashes& hashes) const {
@@ -202,17 +208,18 @@ class Conversion {
           name.starts_with(kJournal) || name.starts_with("upmoe-rank-"))
         working.insert(name);
     remove_all_but_weights(plan_, partial_, working);
+    FileHashes written;
     for (const SideFile& file : carried_) {
       const fs::path folder = (partial_ / file.name).parent_path();
       if (fs::create_directory(folder)) sync_folder(partial_);
-      write(file.name, file.text);
+      write(file.name, file.text, written);
       if (folder != partial_) sync_folder(folder);
     }
-    if (plan_.files.size() > 1) write("model.safetensors.index.json", index_json(plan_));
-    write("config.json", config_json(plan_));
-    write("upmoe.json", manifest_json(plan_, hashes, carried_));
-    write("upmoe-recipe.toml", recipe_toml(plan_));
-    write("README.md", model_card(plan_, card_));
+    if (plan_.files.size() > 1) write("model.safetensors.index.json", index_json(plan_), written);
+    write("config.json", config_json(plan_), written);
+    write("upmoe-recipe.toml", recipe_toml(plan_), written);
+    write("README.md", model_card(plan_, card_), written);
+    write_small_file(partial_ / "upmoe.json", manifest_json(plan_, hashes, carried_, written));
     if (options_.cancelled != nullptr && *options_.cancelled) throw Interrupted();
     for (const std::string& name : working) fs::remove(partial_ / name);
   }

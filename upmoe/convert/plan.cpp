@@ -183,17 +183,7 @@ Plan make_plan(const ConvertRequest& request) {
   check_shape(plan);
   plan.shape = plan.method->shape(plan.shape, config);
   check_target(plan);
-  static const std::vector<std::pair<Dtype, std::string>> kTorch = {
-      {Dtype::f32, "float32"}, {Dtype::bf16, "bfloat16"}, {Dtype::f16, "float16"}};
-  // "torch.bfloat16" is an old spelling; "auto" says what is stored.
-  std::string said =
-      config.torch_dtype.starts_with("torch.") ? config.torch_dtype.substr(6) : config.torch_dtype;
-  if (said == "auto") said.clear();
-  const Dtype stored = plan.source.matrix(0, Matrix::gate).stored.info->dtype;
-  for (const auto& [dtype, name] : kTorch)
-    if (said.empty() ? dtype == stored : name == said) plan.torch_dtype = name;
-  require(!plan.torch_dtype.empty(), "{}: torch_dtype is '{}'; expected float32, bfloat16 or float16",
-          printable(request.source), printable(config.torch_dtype));
+  plan.torch_dtype = plan.source.torch_dtype();
 
   // What a router start can't do in this place is said before anything is made.
   plan.router_init->weight_EH({.E = plan.shape.experts, .H = config.hidden_size, .gamma_length = 1.0},

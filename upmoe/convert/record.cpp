@@ -10,6 +10,7 @@
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/index.h"
 #include "upmoe/checkpoint/json.h"
+#include "upmoe/checkpoint/record_version.h"
 
 namespace upmoe {
 namespace {
@@ -134,7 +135,7 @@ std::string recipe_toml(const Plan& plan) {
 }
 
 std::string manifest_json(const Plan& plan, const TensorHashes& hashes,
-                          const std::vector<SideFile>& side_files) {
+                          const std::vector<SideFile>& side_files, FileHashes files) {
   Json options;
   for (const OptionInfo& setting : settings(plan)) options[setting.name] = option_json(setting);
   Json source = {{"name", public_source(plan)},
@@ -142,13 +143,18 @@ std::string manifest_json(const Plan& plan, const TensorHashes& hashes,
                  {"parameters", plan.source.parameters()},
                  {"config_xxh3", hex(xxh3(plan.source.config_text()))},
                  {"tensors", in_hex(hashes.source)}};
+  const auto card = files.extract("README.md");
+  for (const PlannedFile& file : plan.files) files[file.name] = xxh3(file.header);
   Json output = {{"parameters", plan.parameters},
                  {"active_parameters", plan.active_parameters},
                  {"bytes", plan.data_bytes},
+                 {"card_xxh3", hex(card.mapped())},
+                 {"files", in_hex(files)},
                  {"tensors", in_hex(hashes.output)}};
   Json carried = Json::array(), changed = Json::array();
   for (const SideFile& file : side_files) (file.changed ? changed : carried).push_back(file.name);
   return Json({{"upmoe", kVersion},
+               {"version", kRecordVersion},
                {"command", command_line(plan)},
                {"options", options},
                {"experts", plan.shape.experts},

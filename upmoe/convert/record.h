@@ -1,4 +1,5 @@
 #pragma once
+#include <map>
 #include <string>
 #include <vector>
 
@@ -13,8 +14,10 @@ inline constexpr const char* kVersion = UPMOE_VERSION;
 // it, so the same conversion writes the same bytes.
 std::string config_json(const Plan& plan);  // config.json
 std::string index_json(const Plan& plan);   // model.safetensors.index.json
+// upmoe.json: docs/formats.md. `files`: hashes of all other files beside the weights.
+using FileHashes = std::map<std::string, std::uint64_t>;
 std::string manifest_json(const Plan& plan, const TensorHashes& hashes,
-                          const std::vector<SideFile>& side_files);      // upmoe.json: docs/formats.md
+                          const std::vector<SideFile>& side_files, FileHashes files);
 std::string recipe_toml(const Plan& plan);                               // upmoe-recipe.toml: does it again
 std::string model_card(const Plan& plan, std::string_view source_card);  // README.md
 

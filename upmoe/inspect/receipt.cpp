@@ -9,6 +9,7 @@
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/dense_model.h"
 #include "upmoe/checkpoint/json.h"
+#include "upmoe/inspect/files_receipt.h"
 #include "upmoe/inspect/layer_receipt.h"
 #include "upmoe/io/file_descriptor.h"
 #include "upmoe/target/registry.h"
@@ -119,7 +120,10 @@ class Maker {
     compare_others(out);
     weights_.require_intact();
     dense_.files().require_intact();
-    if (record_) hold_hashes(out);
+    if (record_) {
+      hold_hashes(out);
+      hold_files(out);
+    }
     return out;
   }
 
@@ -236,6 +240,35 @@ class Maker {
     if (hex(xxh3(dense_.config_text())) != record_->source_config)
       source.emplace_back("config.json has other bytes");
     add("source", "tensors of the source have the bytes that were read", record_->source, std::move(source));
+  }
+
+  // All that is not a tensor. config.json is the one that was written, or says the same field by field.
+  void hold_files(Receipt& out) const {
+    out.notes = record_->notes;
+    FilesReceipt files;
+    if (record_->version < 2) {
+      out.notes.emplace_back(
+          "upmoe.json is of version 1, which has no hashes of files: tokenizer, templates, recipe and other "
+          "files are not checked");
+    } else {
+      files = compare_files(folder_, weights_, *record_);
+      out.notes.insert(out.notes.end(), files.notes.begin(), files.notes.end());
+      out.promises.push_back(
+          {"files",
+           fmt::format("{} of {} files beside the weights have the bytes that were written",
+                       files.num_files - files.broken.size(), files.num_files),
+           files.broken});
+    }
+    Promise promise{"config", "config.json is what source and record say", {}};
+    if (!files.has_config_as_written) {
+      const auto expected =
+          target_.config(dense_.config(), promised_shape_,
+                         dense_.config().tie_word_embeddings && record_->keep_tied, dense_.torch_dtype());
+      promise.broken = config_differences(config_, nlohmann::json::parse(expected.dump()));
+      if (promise.broken.empty() && record_->files.contains("config.json"))
+        promise.broken.emplace_back("its bytes are others than were written, and every field is as expected");
+    }
+    out.promises.push_back(std::move(promise));
   }
 
   std::size_t threads_;

@@ -45,7 +45,8 @@ struct Receipt {
   // From upmoe.json.
   std::string method;  // empty: there is no upmoe.json, and nothing is promised
   std::vector<Promise> promises;
-  bool promised_exact = false;  // computes at first what the dense model does
+  std::vector<std::string> notes;  // what is no promise, or could not be checked
+  bool promised_exact = false;     // computes at first what the dense model does
   std::string not_exact_because;
 
   bool holds() const {

@@ -4,17 +4,23 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/checkpoint/json.h"
+#include "upmoe/checkpoint/record_version.h"
 #include "upmoe/upcycle/registry.h"
 
 namespace upmoe {
 namespace {
 
 // The method's options among all that were in force, as the command line writes them.
-Values method_options(const MethodInfo& method, const nlohmann::json& options) {
+Values method_options(const MethodInfo& method, const nlohmann::json& options,
+                      std::vector<std::string>& notes) {
   Values out;
   for (const OptionInfo& option : method.options) {
-    const nlohmann::json& value = options.at(option.name);
-    out[option.name] = value.is_string() ? value.get<std::string>() : value.dump();
+    const auto value = options.find(option.name);
+    if (value == options.end())
+      notes.push_back(fmt::format("upmoe.json does not have the option '{}' of '{}': taken as {}",
+                                  option.name, method.name, option.preset));
+    else
+      out[option.name] = value->is_string() ? value->get<std::string>() : value->dump();
   }
   return out;
 }
@@ -25,7 +31,16 @@ Record parse_record(std::string_view text, std::string_view where) {
   const nlohmann::json json = parse_json_object(text, where);
   Record out;
   try {
+    if (json.contains("version")) out.version = whole_number(json, "version", where);
+    require(1 <= out.version && out.version <= kRecordVersion,
+            "{}: is a record of version {}, and this upmoe knows those up to {}; is there a newer upmoe?",
+            printable(where), out.version, kRecordVersion);
+    if (out.version >= 2) {
+      json.at("output").at("files").get_to(out.files);
+      json.at("output").at("card_xxh3").get_to(out.card);
+    }
     const nlohmann::json& options = json.at("options");
+    out.keep_tied = options.value("keep-tied", false);
     options.at("method").get_to(out.method_name);
     out.seed = whole_number(options, "seed", where, std::numeric_limits<std::uint64_t>::max());
     out.asked.experts = static_cast<std::int64_t>(whole_number(options, "experts", where));
@@ -36,7 +51,7 @@ Record parse_record(std::string_view text, std::string_view where) {
     json.at("source").at("tensors").get_to(out.source);
     json.at("output").at("tensors").get_to(out.output);
     const MethodInfo& method = find_plugin(upcycle::methods(), out.method_name, "upcycling method");
-    out.method = method.make(method_options(method, options));
+    out.method = method.make(method_options(method, options, out.notes));
     require(1 <= out.asked.per_token && out.asked.per_token <= out.asked.experts &&
                 out.asked.experts <= 1'000'000,
             "{}: {} experts and top-{} do not fit together", printable(where), out.asked.experts,

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "upmoe/upcycle/method.h"
 
@@ -19,9 +20,15 @@ struct Record {
   std::string not_exact_because;                      // or why not
   std::string source_config;                          // hash of the source's config.json
   std::map<std::string, std::string> output, source;  // hashes of tensors; of the source those that were read
+  std::uint64_t version = 1;
+  std::map<std::string, std::string> files;  // hashes of the files of the output, of weights those of headers
+  std::string card;                          // hash of the model card
+  bool keep_tied = false;
+  std::vector<std::string> notes;  // what it does not say, and what that was taken for
 };
 
-// Throws Error when the text is no such record, or names a method or an option that does not exist.
+// Throws Error when the text is no such record, or names a method that does not exist. An option that the
+// method got later than the record was written has its default, which is what the method did before.
 Record parse_record(std::string_view text, std::string_view where);
 
 }  // namespace upmoe

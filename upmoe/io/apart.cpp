@@ -15,6 +15,21 @@ bool lies_in(fs::path path, const fs::path& other) {
   }
 }
 
+// Whether something in the folder `input`, or what a link in it leads to, is `output` or lies in it.
+bool leads_to(const fs::path& input, const fs::path& output) {
+  std::error_code error;
+  if (!fs::is_directory(input, error) || !fs::exists(output, error)) return false;
+  const fs::directory_options skip = fs::directory_options::skip_permission_denied;
+  for (fs::recursive_directory_iterator it(input, skip, error), end; !error && it != end;
+       it.increment(error)) {
+    std::error_code ignored;
+    if (it->is_symlink(ignored) ? lies_in(fs::weakly_canonical(it->path(), ignored), output)
+                                : it->is_regular_file(ignored) && fs::equivalent(it->path(), output, ignored))
+      return true;
+  }
+  return false;
+}
+
 fs::path resolved(const fs::path& path) {
   std::error_code error;
   fs::path out = fs::weakly_canonical(fs::absolute(path), error);
@@ -26,7 +41,7 @@ fs::path resolved(const fs::path& path) {
 
 void require_apart(const fs::path& output, const fs::path& input) {
   const fs::path out = resolved(output), in = resolved(input);
-  const bool inside = lies_in(out, in), around = lies_in(in, out);
+  const bool inside = lies_in(out, in), around = lies_in(in, out) || leads_to(in, out);
   require(!inside || !around, "{}: the output would replace its own source, {}", printable(output.string()),
           printable(input.string()));
   require(!around, "{}: the output would replace its own source, {}, which lies in it",

@@ -1,0 +1,103 @@
+#include "upmoe/inspect/files_receipt.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+
+#include "upmoe/base/error.h"
+#include "upmoe/base/hash.h"
+#include "upmoe/base/text.h"
+#include "upmoe/checkpoint/index.h"
+#include "upmoe/checkpoint/side_files.h"
+#include "upmoe/io/file_descriptor.h"
+
+namespace upmoe {
+namespace {
+
+constexpr std::uint64_t kMostBytes = 256u << 20;  // of a side file, as it is carried
+constexpr std::string_view kCard = "README.md", kConfig = "config.json", kRecord = "upmoe.json";
+
+bool is_of_weights(std::string_view name) {
+  return name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+}
+
+// Hash of a file's bytes; of a weights file of its header, as the tensors have hashes of their own.
+std::optional<std::string> hash_of(const Folder& folder, const Weights& weights, const std::string& name) {
+  const auto shard = std::ranges::find(weights.shard_names(), name);
+  if (shard != weights.shard_names().end())
+    return hex(
+        xxh3(weights.files()[static_cast<std::size_t>(shard - weights.shard_names().begin())].header()));
+  const std::string where = (folder.path() / kRecord).string(), below = std::string(kTemplatesFolder) + "/";
+  const bool is_template = name.starts_with(below);
+  const std::string last = is_template ? name.substr(below.size()) : name;
+  require_plain_name(last, where);
+  if (is_template && !folder.has(kTemplatesFolder)) return std::nullopt;
+  const Folder place = is_template ? folder.folder(kTemplatesFolder) : folder;
+  if (!place.has(last)) return std::nullopt;
+  return hex(xxh3(read_small_file(place.file(last, where), kMostBytes)));
+}
+
+// Names of all files, those of templates with their folder; of other folders their own.
+std::set<std::string> all_names(const Folder& folder) {
+  std::set<std::string> out;
+  for (const auto& entry : std::filesystem::directory_iterator(folder.path())) {
+    const std::string name = entry.path().filename().string();
+    if (name == kTemplatesFolder && entry.symlink_status().type() == std::filesystem::file_type::directory) {
+      for (const std::string& one : folder.folder(name).names()) out.insert(name + "/" + one);
+    } else {
+      out.insert(name);
+    }
+  }
+  return out;
+}
+
+std::string shown(const nlohmann::json& value) {
+  return printable(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), 80);
+}
+
+}  // namespace
+
+FilesReceipt compare_files(const Folder& folder, const Weights& weights, const Record& record) {
+  FilesReceipt out;
+  bool other_shards = false;
+  for (const auto& [name, hash] : record.files) {
+    const std::optional<std::string> found = hash_of(folder, weights, name);
+    if (name == kConfig) {
+      out.has_config_as_written = found == hash;
+    } else if (is_of_weights(name)) {
+      other_shards |= found != hash;
+    } else {
+      ++out.num_files;
+      if (found != hash) out.broken.push_back(printable(name) + (found ? " has other bytes" : " is missing"));
+    }
+  }
+  if (other_shards)
+    out.notes.emplace_back(
+        "the weights lie in other files, or under other headers, than were written; their tensors are "
+        "compared one by one");
+  if (const auto card = hash_of(folder, weights, std::string(kCard)); card != record.card)
+    out.notes.emplace_back(card ? "README.md was edited" : "README.md is missing");
+  for (const std::string& name : all_names(folder))
+    if (!record.files.contains(name) && name != kRecord && name != kCard && name != kConfig &&
+        !is_of_weights(name))
+      out.notes.push_back(printable(name) + " was added: upmoe.json does not know it");
+  return out;
+}
+
+std::vector<std::string> config_differences(const nlohmann::json& found, const nlohmann::json& expected) {
+  std::vector<std::string> out;
+  for (const auto& [key, value] : expected.items()) {
+    const auto there = found.find(key);
+    if (there == found.end())
+      out.push_back(fmt::format("{} is missing, expected {}", key, shown(value)));
+    else if (*there != value)
+      out.push_back(fmt::format("{} is {}, expected {}", key, shown(*there), shown(value)));
+  }
+  for (const auto& [key, value] : found.items())
+    if (!expected.contains(key))
+      out.push_back(fmt::format("{} is {}, and was not written", printable(key), shown(value)));
+  return out;
+}
+
+}  // namespace upmoe
