@@ -57,7 +57,7 @@ TEST_F(OutputFolderTest, LeavesNothingWhenItIsNotCommitted) {
   {
     OutputFolder output(temp_ / "a" / "b" / "out", false);
     write_file(output.partial() / "additional_chat_templates" / "tool.jinja", "text");
-    write_file(output.partial() / "upmoe-journal-0-of-2", "text");
+    write_file(output.partial() / "upmoe-journal-0-of-2", "upmoe-journal 1 ");
     write_file(output.partial() / "model-00001-of-00002.safetensors", "text");
   }
   EXPECT_EQ(temp_.names(), Names{});
@@ -251,7 +251,7 @@ TEST_F(OutputFolderTest, NamesWhatAKilledRunHasLeft) {
 }
 
 TEST_F(OutputFolderTest, ClearsWhatAKilledRunHasLeftWhenAskedTo) {
-  write_file(temp_ / "out.upmoe-partial" / "upmoe-journal", "text");
+  write_file(temp_ / "out.upmoe-partial" / "upmoe-journal", "upmoe-journal 1 ");
   write_file(temp_ / "out.upmoe-partial" / "model.safetensors", "text");
   make(temp_ / "out", true);
   EXPECT_EQ(temp_.names(), Names{"out"});
@@ -269,7 +269,7 @@ class ForeignPartial : public OutputFolderTest, public testing::WithParamInterfa
 };
 
 TEST_P(ForeignPartial, WithAnotherFileIsLeftAlone) {
-  write_file(partial() / "upmoe-journal", "text");
+  write_file(partial() / "upmoe-journal", "upmoe-journal 1 ");
   write_file(partial() / "thesis.tex", "mine");
   expect_refused({"/out.upmoe-partial", "'thesis.tex'"});
   EXPECT_EQ(read_file(partial() / "thesis.tex"), "mine");
@@ -284,13 +284,19 @@ TEST_P(ForeignPartial, WithoutAJournalIsLeftAlone) {
 TEST_P(ForeignPartial, WithAFileThatIsAlsoElsewhereIsLeftAlone) {
   const TempFolder other;
   write_file(other / "mine", "mine");
-  write_file(partial() / "upmoe-journal", "text");
+  write_file(partial() / "upmoe-journal", "upmoe-journal 1 ");
   fs::create_hard_link(other / "mine", partial() / "model.safetensors");
   expect_refused({"/out.upmoe-partial", "another name", "'model.safetensors'"});
 }
 
+TEST_P(ForeignPartial, WithADiaryInPlaceOfTheJournalIsLeftAlone) {
+  write_file(partial() / "upmoe-journal", "dear diary");
+  expect_refused({"/out.upmoe-partial", "'upmoe-journal'"});
+  EXPECT_EQ(read_file(partial() / "upmoe-journal"), "dear diary");
+}
+
 TEST_P(ForeignPartial, WithALinkIsLeftAlone) {
-  write_file(partial() / "upmoe-journal", "text");
+  write_file(partial() / "upmoe-journal", "upmoe-journal 1 ");
   fs::create_symlink("/etc/hostname", partial() / "model.safetensors");
   expect_refused({"/out.upmoe-partial", "link", "'model.safetensors'"});
 }
@@ -299,9 +305,9 @@ using enum OutputFolder::Leftover;
 INSTANTIATE_TEST_SUITE_P(OutputFolder, ForeignPartial, testing::Values(refuse, resume, share));
 
 TEST_F(OutputFolderTest, GoesOnInWhatAnEarlierRunHasLeft) {
-  write_file(temp_ / "out.upmoe-partial" / "upmoe-journal", "half");
+  write_file(temp_ / "out.upmoe-partial" / "upmoe-journal", "upmoe-jour");
   OutputFolder output(temp_ / "out", false, OutputFolder::Leftover::resume);
-  EXPECT_EQ(read_file(output.partial() / "upmoe-journal"), "half");
+  EXPECT_EQ(read_file(output.partial() / "upmoe-journal"), "upmoe-jour");
   output.commit();
   EXPECT_EQ(temp_.names(), Names{"out"});
 }
@@ -309,10 +315,10 @@ TEST_F(OutputFolderTest, GoesOnInWhatAnEarlierRunHasLeft) {
 TEST_F(OutputFolderTest, LeavesThePartialFolderWhenItIsToKeepIt) {
   {
     OutputFolder output(temp_ / "a" / "out", false, OutputFolder::Leftover::resume);
-    write_file(output.partial() / "upmoe-journal", "half");
+    write_file(output.partial() / "upmoe-journal", "upmoe-jour");
     output.keep();
   }
-  EXPECT_EQ(read_file(temp_ / "a" / "out.upmoe-partial" / "upmoe-journal"), "half");
+  EXPECT_EQ(read_file(temp_ / "a" / "out.upmoe-partial" / "upmoe-journal"), "upmoe-jour");
   {
     OutputFolder output(temp_ / "a" / "out", false, OutputFolder::Leftover::resume);
     output.keep();

@@ -153,7 +153,8 @@ def test_a_tokenization_does_not_replace_a_link(model, text, tmp_path, target):
     assert (tmp_path / "out.bin").is_symlink()
 
 
-def test_a_tokenization_does_not_write_through_another_name(model, text, tmp_path):
+@pytest.mark.parametrize("end", [".bin", ".idx"])
+def test_a_tokenization_does_not_write_through_another_name(model, text, tmp_path, end):
     (tmp_path / "mine.txt").write_text("mine")
-    (tmp_path / "out.bin.upmoe-partial").hardlink_to(tmp_path / "mine.txt")
+    (tmp_path / f"out{end}.upmoe-partial").hardlink_to(tmp_path / "mine.txt")
     refused(tmp_path, "tokenize", model, text, "-o", tmp_path / "out", "--replace", says="another name")

@@ -76,11 +76,28 @@ std::string what_is(const struct stat& info) {
   return info.st_nlink > 1 ? "a file with another name, " : "";
 }
 
+// Whether a file begins as a journal does, as far as it goes. A power cut may leave zeros, and a bit that
+// fell over is the journal's own business.
+bool begins_as_journal(int folder, const std::string& name) {
+  constexpr std::string_view kBegin = "upmoe-journal ";  // convert/journal
+  const FileDescriptor file(::openat(folder, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  std::array<char, kBegin.size()> text{};
+  const ssize_t size = file.get() < 0 ? -1 : ::pread(file.get(), text.data(), text.size(), 0);
+  std::ptrdiff_t others = 0, zeros = 0;
+  for (std::size_t i = 0; i < static_cast<std::size_t>(std::max<ssize_t>(size, 0)); ++i) {
+    others += text[i] != kBegin[i];
+    zeros += text[i] == 0;
+  }
+  return size >= 0 && (others <= 1 || zeros == size);
+}
+
 bool is_own(int folder, const std::string& name, const struct stat& info, OwnKind kind) {
   if (name == kTemplatesFolder) return S_ISDIR(info.st_mode) && holds_templates_only(folder);
   if (!is_own_name(name, kind)) return false;
   // A file under a second name is somebody's, and a run would write into it.
-  if (kind == OwnKind::partial) return S_ISREG(info.st_mode) && info.st_nlink == 1;
+  if (kind == OwnKind::partial)
+    return S_ISREG(info.st_mode) && info.st_nlink == 1 &&
+           (!is_one_of(name, kJournals) || begins_as_journal(folder, name));
   return S_ISREG(info.st_mode) || S_ISLNK(info.st_mode);
 }
 
