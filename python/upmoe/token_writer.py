@@ -40,6 +40,29 @@ def remove_partial(out: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def require_apart(out: str, inputs: list[str]) -> None:
+    """That no file we write is an input or lies in one, also through links and mounts."""
+    for path in names(out):
+        for made in (path, Path(f"{path}{PARTIAL}")):
+            real = Path(os.path.realpath(made))
+            for name in inputs:
+                inside = any(_same(place, name) for place in (made, real, *real.parents))
+                if inside or (made.exists() and any(_same(made, file) for file in _files(name))):
+                    raise Error(f"{printable(made)}: the output would be written into its own source, {printable(name)}")
+
+
+def _files(folder: str):
+    for root, _, found in os.walk(folder):
+        yield from (os.path.join(root, name) for name in found)
+
+
+def _same(a: Path, b: str) -> bool:
+    try:
+        return os.path.samefile(a, b)
+    except OSError:
+        return False
+
+
 class TokenWriter:
     """with TokenWriter(...) as writer: writer.add(ids); ... writer.commit()"""
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from upmoe import token_writer
 from upmoe.cuts import MAX_UNCUT, Cuts
 from upmoe.documents import documents
 from upmoe.errors import Error, UsageError, printable
@@ -55,6 +56,7 @@ def run(asked) -> None:
     if not 0 <= asked.threads <= MAX_THREADS:
         raise UsageError(f"--threads is {asked.threads}, expected 1 to {MAX_THREADS}, or 0 for as many as there are cores")
     check_places(asked.files, *names(asked.output))
+    token_writer.require_apart(asked.output, [asked.model, *asked.files])
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     if asked.threads:
         os.environ["RAYON_NUM_THREADS"] = str(asked.threads)  # read when tokenizers first encodes
