@@ -14,6 +14,7 @@ namespace {
 
 using namespace upmoe;
 using namespace upmoe::eval;
+using upmoe::eval::Choices;  // not those of options
 using upmoe::test::fails_with;
 
 struct TinyModel {

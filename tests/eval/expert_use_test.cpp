@@ -17,11 +17,11 @@ using eval::ExpertUse;
 
 constexpr std::int64_t kExperts = 4;
 
-model::ModelConfig config_of_one_layer() {
+model::ModelConfig config_of_one_layer(std::int64_t experts = kExperts) {
   model::ModelConfig config;
   config.llama.num_layers = 1;
   config.moe.emplace();
-  config.moe->shape.experts = kExperts;
+  config.moe->shape.experts = experts;
   return config;
 }
 
@@ -40,7 +40,7 @@ at::Tensor experts(std::vector<std::int64_t> numbers, std::int64_t K) {
 }
 
 ExpertUse::Layer layer_of(const at::Tensor& logits_NE, const at::Tensor& expert_NK) {
-  ExpertUse use(config_of_one_layer());
+  ExpertUse use(config_of_one_layer(), /*pairs=*/true);
   add(use, logits_NE, expert_NK, at::full(expert_NK.sizes(), 1.0 / static_cast<double>(expert_NK.size(1))));
   return use.layers().at(0);
 }
@@ -80,7 +80,7 @@ TEST(ExpertUse, IsTheSameForAnyCutIntoBatches) {
   const at::Tensor logits_NE = at::arange(6 * kExperts).remainder(7).to(at::kFloat).view({6, kExperts}),
                    expert_NK = experts({0, 1, 2, 3, 1, 3, 0, 2, 3, 1, 0, 3}, 2),
                    weight_NK = at::arange(1, 13).to(at::kFloat).view({6, 2}) / 13;
-  ExpertUse whole(config_of_one_layer()), cut(config_of_one_layer());
+  ExpertUse whole(config_of_one_layer(), /*pairs=*/true), cut(config_of_one_layer(), /*pairs=*/true);
   add(whole, logits_NE, expert_NK, weight_NK);
   for (const auto& [begin, count] : {std::pair{0, 1}, {1, 3}, {4, 2}})
     add(cut, logits_NE.narrow(0, begin, count), expert_NK.narrow(0, begin, count),
@@ -95,8 +95,17 @@ TEST(ExpertUse, IsTheSameForAnyCutIntoBatches) {
     EXPECT_NEAR(a.*of, b.*of, 1e-6);  // float32 sums of a batch
 }
 
+TEST(ExpertUse, CountsPairsOnlyWhereItIsAskedForAndTheTableIsSmall) {
+  const auto paired = [](std::int64_t experts, bool pairs) {
+    return !ExpertUse(config_of_one_layer(experts), pairs).layers().at(0).together_EE.empty();
+  };
+  EXPECT_TRUE(paired(eval::kMostPaired, true));
+  EXPECT_FALSE(paired(eval::kMostPaired, false));
+  EXPECT_FALSE(paired(100'000, true));
+}
+
 TEST(ExpertUse, OfADenseModelIsEmpty) {
-  ExpertUse use{model::ModelConfig{}};
+  ExpertUse use{model::ModelConfig{}, /*pairs=*/true};
   EXPECT_TRUE(use.layers().empty());
 }
 

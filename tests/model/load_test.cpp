@@ -163,6 +163,27 @@ TEST_F(LoadStacked, GivesTheExpertsByTheirSingleNamesAndCopiesNothing) {
   }
 }
 
+// As many as would take gigabytes to make room for.
+class LoadAbsurd : public testing::TestWithParam<std::string> {};
+
+TEST_P(LoadAbsurd, IsRefusedByTheNumberOfWeights) {
+  const TempFolder folder;
+  const fs::path place = test::make_tiny_model(folder.path(), {}, 4);
+  std::ifstream file(place / "config.json");
+  std::string config{std::istreambuf_iterator<char>(file), {}};
+  for (const auto& [key, value] :
+       std::map<std::string, std::string>{{"num_local_experts", "4"}, {"num_hidden_layers", "2"}})
+    if (GetParam().find(key) != std::string::npos)
+      config.replace(config.find('"' + key + "\": " + value), key.size() + 4 + value.size(), GetParam());
+  std::ofstream(place / "config.json") << config;
+  EXPECT_TRUE(fails_with([&] { load(place); }, {"layers", "experts"}));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, LoadAbsurd,
+                         testing::Values(R"("num_local_experts": 100000)", R"("num_local_experts": 20000)",
+                                         R"("num_hidden_layers": 10000)"),
+                         [](const auto& each) { return "case" + std::to_string(each.index); });
+
 TEST_F(LoadStacked, RefusesAMissingMatrix) {
   test::write_weights(place_, without(stacked_, "model.layers.1.mlp.experts.down_proj"));
   EXPECT_TRUE(fails_with([&] { load(place_); }, {"model.layers.1.mlp.experts.down_proj", "missing"}));

@@ -29,6 +29,10 @@ TEST(Attention, GivesWhatTheReferenceGives) {
     }
 }
 
+TEST(Attention, GivesWhatTheReferenceGivesForManyHeadsThatShareOne) {
+  expect_reference(draw({1, 140, 80, 8}), draw({1, 140, 2, 8}), draw({1, 140, 2, 8}), {});
+}
+
 TEST(Attention, GivesTheSameBitsForAnyNumberOfThreads) {
   const int threads = at::get_num_threads();
   for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {

@@ -1,5 +1,8 @@
 #include <ATen/Parallel.h>
+#include <ATen/ops/cat.h>
 #include <torch/csrc/autograd/autograd.h>
+
+#include <cmath>
 
 #include "tests/fails_with.h"
 #include "tests/ops/tensors.h"
@@ -57,6 +60,39 @@ TEST(TokenNll, HasTheGradientsOfTheReference) {
         torch::autograd::grad({reference::token_nll(hidden, head, target)}, {hidden, head}, {weight});
     for (std::size_t i = 0; i < 2; ++i) expect_near(got[i], expected[i], 5 * tolerance(dtype));
   }
+}
+
+// Of weights that are infinite, or so large that a product is, for a word that is no target.
+TEST(TokenNll, IsNotFiniteWhereALogitIsNot) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf, at::kDouble})
+    for (const double bad : std::vector<double>{-INFINITY, INFINITY, NAN, -3e38}) {
+      SCOPED_TRACE(fmt::format("{} in {}", bad, c10::toString(dtype)));
+      if (std::isfinite(bad) && dtype == at::kDouble) continue;
+      const at::Tensor hidden = 10 * (draw({9, 24}, dtype).abs() + 1), head = draw({300, 24}, dtype).clone(),
+                       target = targets(9, 100);
+      head[200][5] = bad;
+      const at::Tensor nll = token_nll(hidden, head, target);
+      EXPECT_TRUE(at::equal(nll.isfinite(), target < 0)) << nll;
+    }
+}
+
+// The gradients of the second half take back those of the first, token by token and bit by bit. Chunks of
+// 128 tokens; rounded to bfloat16 one by one, their sums would leave some thousandths of one.
+TEST(TokenNll, SumsTheGradientOfTheHeadInFloat32) {
+  constexpr std::int64_t kTokens = 520, kVocabulary = 65536;
+  const at::Tensor order = at::arange(kTokens, at::kLong).flip(0);
+  const at::Tensor half = draw({kTokens, 16}, at::kBFloat16).abs(),
+                   head = draw({kVocabulary, 16}, at::kBFloat16),
+                   target = at::randint(100, {kTokens}, at::TensorOptions(at::kLong));
+  const auto gradient = [&](const at::Tensor& hidden, const at::Tensor& to, const at::Tensor& weight) {
+    at::Tensor leaf = head.clone().set_requires_grad(true);
+    return torch::autograd::grad({token_nll(hidden, leaf, to)}, {leaf}, {weight}).at(0).to(at::kFloat);
+  };
+  const at::Tensor one = at::ones({kTokens});
+  const at::Tensor all = gradient(at::cat({half, half.index_select(0, order)}),
+                                  at::cat({target, target.index_select(0, order)}), at::cat({one, -one}));
+  const auto largest = [](const at::Tensor& x) { return x.abs().max().item<double>(); };
+  EXPECT_LE(largest(all), 1e-5 * largest(gradient(half, target, one)));
 }
 
 TEST(TokenNll, RefusesATargetBeyondTheVocabulary) {

@@ -37,6 +37,12 @@ def draw(*shape, dtype=torch.float64):
     return torch.randn(shape, dtype=dtype).mul_(0.7).requires_grad_()
 
 
+def without_gradients(argument):
+    if isinstance(argument, (list, tuple)):
+        return type(argument)(without_gradients(one) for one in argument)
+    return argument.detach() if isinstance(argument, torch.Tensor) else argument
+
+
 def matrices(dtype=torch.float64):
     return [[draw(*shape, dtype=dtype) for _ in range(E)] for shape in ((F, H), (F, H), (H, F))]
 
@@ -82,6 +88,40 @@ def test_operators_are_what_torch_expects_of_one(ops, name, dtype):
 @pytest.mark.parametrize("name", NAMES)
 def test_operators_can_be_traced_with_their_gradients(ops, name):
     torch.library.opcheck(getattr(ops, name).default, arguments(name, torch.float32), test_utils="test_aot_dispatch_static")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_operators_of_which_no_gradient_is_asked_are_what_torch_expects_of_one(ops, name, dtype):
+    tests = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static"]
+    given = without_gradients(arguments(name, dtype))
+    torch.library.opcheck(getattr(ops, name).default, given, test_utils=tests)
+
+
+class Calling(torch.nn.Module):
+    def __init__(self, operator):
+        super().__init__()
+        self.operator = operator
+
+    def forward(self, *given):
+        return self.operator(*given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("how", ["compile", "export"])
+@pytest.mark.parametrize("name", NAMES)
+def test_operators_are_compiled_and_exported_without_gradients(ops, name, how, dtype):
+    module, given = Calling(getattr(ops, name)), without_gradients(arguments(name, dtype))
+    expected = module(*given)
+    if how == "compile":
+        torch.compiler.reset()
+        made = torch.compile(module, backend="aot_eager", fullgraph=True)
+    else:
+        program = torch.export.export(module, given)
+        assert f"upmoe.{name}.default" in program.graph_module.code
+        made = program.module()
+    with torch.no_grad():
+        torch.testing.assert_close(made(*given), expected, rtol=0, atol=0)
 
 
 def test_errors_of_the_library_are_errors_in_python(ops):

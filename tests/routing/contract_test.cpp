@@ -256,6 +256,17 @@ at::Tensor divided(const at::Tensor& p, const at::Tensor& chosen) {
   return p * chosen / (p * chosen).sum(/*dim=*/1, /*keepdim=*/true);
 }
 
+// Whose one weight is 1 whatever the logits are: so it is a tensor, and all of it is zero.
+TEST(Routers, ThatDivideByTheSumHaveAGradientOfZeroWithOneExpertOfAToken) {
+  for (const Case& one : cases()) {
+    if (!one.traits().sums_to_one) continue;
+    const at::Tensor logits = random_logits().set_requires_grad(true);
+    one.make(E, /*per_token=*/1)->route(logits).weight_N.sum().backward();
+    ASSERT_TRUE(logits.grad().defined()) << one.name();
+    EXPECT_EQ(logits.grad().abs().max().item<float>(), 0) << one.name();
+  }
+}
+
 TEST(Routers, HaveTheGradientOfTheirFormulaOverAllExperts) {
   const std::vector<Formula> formulas = {
       {"softmax_topk",

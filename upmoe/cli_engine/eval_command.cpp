@@ -22,6 +22,7 @@ struct Arguments {
   std::string folder;
   std::vector<std::string> data, choices;
   Settings settings;
+  bool json = false;
 };
 
 std::string stem(const std::string& file) { return std::filesystem::path(file).stem().string(); }
@@ -31,13 +32,17 @@ TextResult measure_text(const model::Model& model, const std::string& data, cons
   const TokenFile file = open_tokens(data, arguments.folder, windows.max_tokens);
   file.require_ids_below(model.config.llama.vocab_size, windows.max_tokens);
   ProgressBar bar("evaluating", ProgressBar::Unit::tokens);
-  eval::ExpertUse use(model.config);
+  eval::ExpertUse use(model.config, /*pairs=*/arguments.json);
   TextResult out{.name = stem(data)};
   out.perplexity = eval::measure_perplexity(
       model, file, windows, [&](const model::FfnSeen& seen) { use.add(seen); }, watched(bar));
   out.experts = use.layers();
-  require(std::isfinite(out.perplexity.nll.nll()),
-          "{}: the loss is not a finite number; are the weights whole?", printable(arguments.folder));
+  require(std::isfinite(out.perplexity.nll.nll()), "{}: the loss on {} is not finite; are the weights whole?",
+          printable(arguments.folder), printable(data));
+  require(std::isfinite(out.perplexity.nll.perplexity()),
+          "{}: the mean loss on {} is {:.6g} nats, and the perplexity of that is not finite; are the weights "
+          "whole?",
+          printable(arguments.folder), printable(data), out.perplexity.nll.nll());
   return out;
 }
 
@@ -54,6 +59,7 @@ int run(Arguments arguments) {
   if (arguments.data.empty() && arguments.choices.empty())
     throw UsageError("name a text or a token file: --data FILE, or questions: --choices FILE");
   const auto options = parse<EvalOptions>(arguments.settings.values({}, {}), "'upmoe eval'");
+  arguments.json = options.json;
   const std::string named = std::exchange(arguments.folder, find_source(arguments.folder).folder.string());
   const model::Model model = load_model(arguments.folder, options.model);
   const std::int64_t longest = model.config.llama.max_position_embeddings;

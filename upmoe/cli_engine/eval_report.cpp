@@ -10,6 +10,7 @@
 #include <numeric>
 
 #include "upmoe/base/text.h"
+#include "upmoe/cli_engine/finite.h"
 
 namespace upmoe::cli {
 namespace {
@@ -35,9 +36,10 @@ std::vector<std::vector<ExpertUse::Layer>> experts_of(const EvalReport& report) 
   return out;
 }
 
+double rate(const eval::Perplexity& found) { return static_cast<double>(found.tokens_seen) / found.seconds; }
+
 Json to_json(const eval::Perplexity& found) {
   const auto error = found.nll.standard_error();
-  const double per_second = static_cast<double>(found.tokens_seen) / found.seconds;
   return {{"nll", found.nll.nll()},
           {"nll_stderr", error ? Json(*error) : Json(nullptr)},
           {"ppl", found.nll.perplexity()},
@@ -45,14 +47,14 @@ Json to_json(const eval::Perplexity& found) {
           {"tokens", found.nll.tokens()},
           {"tokens_seen", found.tokens_seen},
           {"seconds", found.seconds},
-          {"tokens_per_second", per_second}};
+          {"tokens_per_second", found.seconds > 0 ? Json(rate(found)) : Json(nullptr)}};
 }
 
 Json to_json(const std::vector<ExpertUse::Layer>& layers) {
   Json out = Json::array();
   for (const ExpertUse::Layer& layer : layers)
     out.push_back({{"load", layer.load_E},
-                   {"together", layer.together_EE},
+                   {"together", layer.together_EE.empty() ? Json(nullptr) : Json(layer.together_EE)},
                    {"router_entropy", layer.router_entropy},
                    {"mean_entropy", layer.mean_entropy},
                    {"load_entropy", layer.load_entropy},
@@ -89,7 +91,7 @@ Json to_json(const eval::Choices& found, const std::vector<eval::Question>& aske
   return out;
 }
 
-Json to_json(const EvalReport& report) {
+Json finite_json(const EvalReport& report) {
   Json out = {{"model", printable(report.folder)},
               {"device", report.device},
               {"dtype", report.dtype},
@@ -117,6 +119,7 @@ Json to_json(const EvalReport& report) {
     one.update(to_json(choices.found, choices.asked));
     out["choices"].push_back(std::move(one));
   }
+  require_finite(out);
   return out;
 }
 
@@ -127,7 +130,7 @@ void print_line(const std::string& name, const eval::Perplexity& found) {
              error ? fmt::format("{:.4f} ± {:.4f}", found.nll.nll(), *error)
                    : fmt::format("{:.4f}", found.nll.nll()),
              error ? fmt::format("{:.4g} ± {:.2g}", ppl, *error * ppl) : fmt::format("{:.4g}", ppl),
-             static_cast<double>(found.tokens_seen) / found.seconds);
+             rate(found));
 }
 
 void print_experts(const EvalReport& report) {
@@ -175,6 +178,7 @@ void print_choices(const std::vector<ChoicesResult>& choices) {
 }  // namespace
 
 void print(const EvalReport& report) {
+  finite_json(report);  // it has every number that the tables have
   fmt::print("{}\n", printable(report.folder));
   const std::string by = report.products.empty() ? "" : fmt::format(" ({})", report.products);
   fmt::print("weights {} on {}, arithmetic {}{}, {} threads", report.dtype, report.device, report.compute, by,
@@ -190,7 +194,7 @@ void print(const EvalReport& report) {
 }
 
 void print_json(const EvalReport& report) {
-  fmt::print("{}\n", to_json(report).dump(2, ' ', /*ensure_ascii=*/true));
+  fmt::print("{}\n", finite_json(report).dump(2, ' ', /*ensure_ascii=*/true));
 }
 
 }  // namespace upmoe::cli

@@ -31,7 +31,8 @@ struct EvalReport {
   std::vector<ChoicesResult> choices;
 };
 
-void print(const EvalReport& report);       // tables
-void print_json(const EvalReport& report);  // one object
+// Tables, or one object. Throw Error where a number is not finite, and then print nothing.
+void print(const EvalReport& report);
+void print_json(const EvalReport& report);
 
 }  // namespace upmoe::cli

@@ -99,9 +99,12 @@ struct Speed {  // tokens a second; none where there was nothing to measure
 };
 Speed speed_of(const Ids& prompt, const Generated& found) {
   Speed out;
-  if (!found.tokens.empty()) out.prompt = static_cast<double>(prompt.size()) / found.prompt_seconds;
-  // The first token comes with the prompt.
-  if (found.tokens.size() > 1) out.decoding = static_cast<double>(found.tokens.size() - 1) / found.seconds;
+  const auto rate = [](std::size_t tokens, double seconds) {
+    return tokens > 0 && seconds > 0 ? std::optional(static_cast<double>(tokens) / seconds) : std::nullopt;
+  };
+  if (found.tokens.empty()) return out;
+  out.prompt = rate(prompt.size(), found.prompt_seconds);
+  out.decoding = rate(found.tokens.size() - 1, found.seconds);  // the first comes with the prompt
   return out;
 }
 Json to_json(std::optional<double> number) { return number ? Json(*number) : Json(nullptr); }

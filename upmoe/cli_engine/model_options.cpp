@@ -30,7 +30,8 @@ int num_threads(const ModelFlags& flags) {
                            : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
 }
 
-model::Model load_model(const std::filesystem::path& folder, const ModelFlags& flags) {
+std::vector<model::Model> load_models(const std::vector<std::filesystem::path>& folders,
+                                      const ModelFlags& flags) {
   const bool has_cuda = at::hasCUDA();
   require_asked(flags.device.value != "cuda" || has_cuda, "--device cuda: torch {} sees no such device here",
                 UPMOE_TORCH_VERSION);
@@ -39,14 +40,21 @@ model::Model load_model(const std::filesystem::path& folder, const ModelFlags& f
   model::LoadOptions options;
   options.device = has_cuda && flags.device.value != "cpu" ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   if (flags.dtype.value != "auto") options.dtype = dtype_of(flags.dtype.value);
-  model::Model model = model::load(folder, options);
-  if (flags.compute.value != "auto")
-    model.compute = dtype_of(flags.compute.value);
-  else if (model.compute == at::kBFloat16)
-    model.compute = model::faster_compute(model.device);
-  else if (model.compute == at::kHalf && model.device.is_cpu())
-    model.compute = at::kFloat;  // bf16 would lose three bits of the weights, and half products are slow
-  return model;
+  std::vector<model::Model> models;
+  std::vector<at::ScalarType> dtypes;
+  for (const std::filesystem::path& folder : folders) {
+    models.push_back(model::load(folder, options));
+    dtypes.push_back(models.back().embedding_VH.scalar_type());
+  }
+  const at::ScalarType compute = flags.compute.value == "auto"
+                                     ? model::compute_of(dtypes, options.device, ops::processor())
+                                     : dtype_of(flags.compute.value);
+  for (model::Model& model : models) model.compute = compute;
+  return models;
+}
+
+model::Model load_model(const std::filesystem::path& folder, const ModelFlags& flags) {
+  return std::move(load_models({folder}, flags).front());
 }
 
 }  // namespace upmoe::cli

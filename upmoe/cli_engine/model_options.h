@@ -7,8 +7,10 @@ namespace upmoe::cli {
 // Threads to compute with. Throws UsageError when there are too many.
 int num_threads(const ModelFlags& flags);
 
-// What the flags mean on this machine, and for these weights: measures which arithmetic is faster if it has
-// to. Sets the number of threads.
+// What the flags mean on this machine, and for the weights in these folders: all models compute in one dtype.
+// Sets the number of threads.
+std::vector<model::Model> load_models(const std::vector<std::filesystem::path>& folders,
+                                      const ModelFlags& flags);
 model::Model load_model(const std::filesystem::path& folder, const ModelFlags& flags);
 
 const char* dtype_text(at::ScalarType dtype);  // "fp32", "bf16", "fp16"

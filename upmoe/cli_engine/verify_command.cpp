@@ -1,5 +1,4 @@
 #include <CLI/CLI.hpp>
-#include <cmath>
 #include <memory>
 
 #include "upmoe/base/error.h"
@@ -24,8 +23,8 @@ struct Arguments {
 // Runs both models on the text.
 void run_both(Verified& found, const fs::path& moe_folder, const fs::path& dense_folder,
               const VerifyOptions& options) {
-  const model::Model dense = load_model(dense_folder, options.model),
-                     moe = load_model(moe_folder, options.model);
+  const std::vector<model::Model> models = load_models({dense_folder, moe_folder}, options.model);
+  const model::Model &dense = models[0], &moe = models[1];
   found.compute = dtype_text(moe.compute);
   found.windows = {.context = options.context, .max_tokens = options.max_tokens};
   if (options.context == 0)
@@ -34,9 +33,7 @@ void run_both(Verified& found, const fs::path& moe_folder, const fs::path& dense
   file.require_ids_below(dense.config.llama.vocab_size, options.max_tokens);
   ProgressBar bar("comparing", ProgressBar::Unit::tokens);
   found.comparison = eval::compare(dense, moe, file, found.windows, watched(bar));
-  for (const model::Model* model : {&dense, &moe}) model::require_intact(*model);
-  require(std::isfinite(found.comparison->moe.nll()) && std::isfinite(found.comparison->dense.nll()),
-          "the loss on {} is not a finite number; are the weights whole?", printable(found.data));
+  for (const model::Model& model : models) model::require_intact(model);
 }
 
 // A function that is preserved can be seen only where the arithmetic is exact enough.
@@ -56,6 +53,7 @@ int run(const Arguments& arguments) {
   const auto options = parse<VerifyOptions>(arguments.settings.values({}, {}), "'upmoe verify'");
   const auto threads = static_cast<std::size_t>(num_threads(options.model));
   const fs::path moe = find_source(arguments.moe).folder, dense = find_source(arguments.against).folder;
+  const Weights of_moe{Folder(moe)}, of_dense{Folder(dense)};  // from the receipt to the end the same files
   Verified found{.moe = arguments.moe,
                  .against = arguments.against,
                  .receipt = make_receipt(moe, dense, threads),
@@ -64,6 +62,7 @@ int run(const Arguments& arguments) {
     run_both(found, moe, dense, options);
     hold_exact(found);
   }
+  for (const Weights* files : {&of_moe, &of_dense}) files->require_intact();
   const std::string text = options.json ? receipt_json(found) : receipt_text(found);
   std::fputs(text.c_str(), stdout);
   return found.receipt.holds() ? kOk : kFailed;

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "upmoe/base/text.h"
+#include "upmoe/cli_engine/finite.h"
 
 namespace upmoe::cli {
 namespace {
@@ -162,22 +163,7 @@ Json comparison_json(const Verified& found, const eval::Comparison& c) {
           {"layers", layers}};
 }
 
-}  // namespace
-
-std::string receipt_text(const Verified& found) {
-  const Receipt& receipt = found.receipt;
-  Text out;
-  out("{}\nagainst {}\n{} layers, {} experts of {} neurons, top-{}; the dense FFN has {}\n",
-      printable(found.moe), printable(found.against), receipt.num_layers, receipt.num_experts,
-      receipt.expert_size, receipt.top_k, receipt.dense_size);
-  write_kept(out, receipt);
-  write_others(out, receipt);
-  if (found.comparison) write_comparison(out, found, *found.comparison);
-  write_promises(out, receipt);
-  return std::move(out).take();
-}
-
-std::string receipt_json(const Verified& found) {
+Json to_json(const Verified& found) {
   const Receipt& receipt = found.receipt;
   Json kept = Json::array(), others = Json::array(), promises = Json::array();
   for (const std::vector<Kept>& layer : receipt.kept) {
@@ -223,7 +209,28 @@ std::string receipt_json(const Verified& found) {
               {"promises", promises},
               {"notes", receipt.notes}};
   if (found.comparison) out["comparison"] = comparison_json(found, *found.comparison);
-  return out.dump(2, ' ', /*ensure_ascii=*/true) + "\n";
+  require_finite(out);
+  return out;
+}
+
+}  // namespace
+
+std::string receipt_json(const Verified& found) {
+  return to_json(found).dump(2, ' ', /*ensure_ascii=*/true) + "\n";
+}
+
+std::string receipt_text(const Verified& found) {
+  to_json(found);  // it has every number that the tables have
+  const Receipt& receipt = found.receipt;
+  Text out;
+  out("{}\nagainst {}\n{} layers, {} experts of {} neurons, top-{}; the dense FFN has {}\n",
+      printable(found.moe), printable(found.against), receipt.num_layers, receipt.num_experts,
+      receipt.expert_size, receipt.top_k, receipt.dense_size);
+  write_kept(out, receipt);
+  write_others(out, receipt);
+  if (found.comparison) write_comparison(out, found, *found.comparison);
+  write_promises(out, receipt);
+  return std::move(out).take();
 }
 
 }  // namespace upmoe::cli

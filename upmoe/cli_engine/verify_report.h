@@ -16,7 +16,8 @@ struct Verified {
   std::optional<eval::Comparison> comparison;
 };
 
-std::string receipt_text(const Verified& found);  // docs/verify.md says what each line means
+// docs/verify.md says what each line means. Throw Error where a number is not finite.
+std::string receipt_text(const Verified& found);
 std::string receipt_json(const Verified& found);
 
 }  // namespace upmoe::cli

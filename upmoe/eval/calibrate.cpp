@@ -6,6 +6,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "upmoe/base/error.h"
@@ -13,6 +14,8 @@
 
 namespace upmoe::eval {
 namespace {
+
+constexpr std::int64_t kMostNeurons = 1 << 29, kMostWide = 1 << 24;  // values at once; of those in float64
 
 std::span<const std::byte> bytes_of(const at::Tensor& contiguous) {
   return {static_cast<const std::byte*>(contiguous.const_data_ptr()), contiguous.nbytes()};
@@ -50,6 +53,12 @@ Calibrator::Calibrator(const model::Model& model, const std::vector<TokenFile>& 
             printable(text.path().string()), text.size());
     const Window& last = windows_D_.back().back();
     tokens_D_.push_back(last.begin + last.length);
+    const std::int64_t numbers = windows_D_.back().front().length * F;
+    require_asked(
+        numbers <= kMostNeurons,
+        "a window of {} tokens has {} values of neurons in a layer, at most {} are taken at once; choose a "
+        "smaller --context",
+        windows_D_.back().front().length, numbers, kMostNeurons);
   }
   choose_samples();
   shape_ = {.layers = model.config.llama.num_layers,
@@ -98,7 +107,9 @@ void Calibrator::run(const std::function<void(std::int64_t done, std::int64_t to
   std::size_t slot = 0;
   for (std::size_t d = 0; d < texts_.size(); ++d)
     for_each_batch(
-        texts_[d], windows_D_[d], options_.batch_tokens, model_.device, [&](const WindowBatch& windows) {
+        texts_[d], windows_D_[d],
+        std::min(options_.batch_tokens, kMostNeurons / std::max<std::int64_t>(1, shape_.neurons)),
+        model_.device, [&](const WindowBatch& windows) {
           const std::int64_t begin = windows_D_[d][windows.first].begin, N = windows.token_BT.numel();
           const std::size_t first_slot = slot;
           std::vector<std::int64_t> rows;
@@ -148,11 +159,15 @@ void Calibrator::see(const Batch& batch, const model::FfnSeen& seen) {
 
 void Calibrator::see_neurons(std::int64_t text, const model::FfnSeen& seen) {
   Layer& layer = layers_[static_cast<std::size_t>(seen.layer)];
-  const at::Tensor wide_NF = seen.neuron_NF.to(at::kDouble), sum_F = wide_NF.abs().sum(0);
-  require(sum_F.isfinite().all().item<bool>(),
-          "layer {}: the neurons are not finite numbers; are the weights whole?", seen.layer);
-  layer.abs_DF.select(0, text).add_(sum_F);
-  layer.square_DF.select(0, text).add_(wide_NF.square().sum(0));
+  const std::int64_t N = seen.neuron_NF.size(0), step = std::max<std::int64_t>(1, kMostWide / shape_.neurons);
+  for (std::int64_t begin = 0; begin < N; begin += step) {
+    const at::Tensor wide_NF = seen.neuron_NF.narrow(0, begin, std::min(step, N - begin)).to(at::kDouble),
+                     sum_F = wide_NF.abs().sum(0);
+    require(sum_F.isfinite().all().item<bool>(),
+            "layer {}: the neurons are not finite numbers; are the weights whole?", seen.layer);
+    layer.abs_DF.select(0, text).add_(sum_F);
+    layer.square_DF.select(0, text).add_(wide_NF.square().sum(0));
+  }
   const auto& ffn = std::get<model::Ffn>(model_.layers[static_cast<std::size_t>(seen.layer)].ffn);
   const at::Tensor value_NF = options_.cosine ? cosine_neurons(ffn, seen.in_NH) : seen.neuron_NF;
   layer.counts.add(text, most_active(value_NF, options_.active), options_.active);
@@ -165,10 +180,11 @@ void Calibrator::add_importance(const Batch& batch, const std::vector<at::Tensor
   const at::AutoGradMode with_gradients(true);
   const auto leaf = [](const at::Tensor& x) { return x.detach().to(at::kFloat).set_requires_grad(true); };
   at::Tensor x_BTH = leaf(inputs_BTH.back());
-  ops::token_nll(model::final_norm(model_, x_BTH, at::kFloat).flatten(0, 1), model_.head_VH,
-                 batch.target_BT.flatten())
-      .sum()
-      .backward();
+  const at::Tensor loss = ops::token_nll(model::final_norm(model_, x_BTH, at::kFloat).flatten(0, 1),
+                                         model_.head_VH, batch.target_BT.flatten())
+                              .sum();
+  require(std::isfinite(loss.item<double>()), "the loss is not finite; are the weights whole?");
+  loss.backward();
   for (std::size_t l = layers_.size(); l-- > 0;) {
     const at::Tensor gradient_BTH = x_BTH.grad();
     x_BTH = leaf(inputs_BTH[l]);

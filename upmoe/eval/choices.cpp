@@ -51,6 +51,8 @@ void check(const Question& question, std::int64_t vocabulary, const ChoiceOption
           place);
   require(question.characters.size() == question.choices.size(), "{}: {} choices, and lengths of {}", place,
           question.choices.size(), question.characters.size());
+  for (const std::int64_t characters : question.characters)
+    require(characters >= 1, "{}: a choice of {} characters", place, characters);
   const auto check_ids = [&](const Ids& ids) {
     for (const std::int32_t token : ids)
       require(token >= 0 && token < vocabulary,
@@ -183,10 +185,11 @@ Choices measure_choices(const model::Model& model, const std::vector<Question>& 
   std::int64_t done = 0, total = 0;
   for (const Request& request : requests) total += request.length;
 
+  const std::int64_t at_once = model::tokens_at_once(model.config, options.batch_tokens);
   Choices out;
   const Clock::time_point start = Clock::now();
   for (std::span<const Request> left = requests; !left.empty();) {
-    const Batch batch = take_batch(questions, left, options.batch_tokens);
+    const Batch batch = take_batch(questions, left, at_once);
     const std::vector<double> scored = log_likelihoods(model, questions, batch);
     for (std::size_t r = 0; r < scored.size(); ++r) {
       const Request& request = *batch.requests[r];
@@ -201,7 +204,7 @@ Choices measure_choices(const model::Model& model, const std::vector<Question>& 
   for (std::size_t q = 0; q < questions.size(); ++q) {
     const Question& question = questions[q];
     for (const double sum : found[q])
-      require(std::isfinite(sum), "{}: a log-likelihood is not a finite number; are the weights whole?",
+      require(std::isfinite(sum), "{}: a log-likelihood is not finite; are the weights whole?",
               place_of(question, options));
     out.questions.push_back(answer(question, std::move(found[q])));
     for (const Ids& choice : question.choices)

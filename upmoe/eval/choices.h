@@ -15,8 +15,9 @@ struct Question {
   std::string id;
   std::vector<std::int32_t> context;               // at least one token
   std::vector<std::vector<std::int32_t>> choices;  // at least two, of at least one token
-  std::vector<std::int64_t> characters;            // of each choice's text, without the delimiter before it
-  std::vector<std::int64_t> answer;                // numbers of the right choices
+  std::vector<std::int64_t>
+      characters;                    // at least one, of each choice's text without the delimiter before it
+  std::vector<std::int64_t> answer;  // numbers of the right choices
 };
 
 struct Answered {

@@ -4,14 +4,13 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/full_like.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
 
 #include "upmoe/base/error.h"
+#include "upmoe/ops/largest.h"
 
 namespace upmoe::eval {
 namespace {
@@ -29,7 +28,7 @@ class RelativeError {
     difference_ += number((a.to(at::kDouble) - wide).pow(2).sum());
     size_ += number(wide.pow(2).sum());
   }
-  double value() const { return size_ > 0 ? std::sqrt(difference_ / size_) : 0; }
+  double value() const { return std::sqrt(relative(difference_, size_)); }
 
  private:
   double difference_ = 0, size_ = 0;
@@ -45,12 +44,12 @@ struct LayerSums {
 // (|sum_e u_e|^2 - E) / (E (E - 1)).
 double cosine_sum(const model::Moe& moe, const at::Tensor& x_NH) {
   const auto E = static_cast<std::int64_t>(moe.experts.gate_FH.size());
-  const at::Tensor token_N = at::arange(x_NH.size(0), x_NH.options().dtype(at::kLong)),
-                   one_N = at::ones({x_NH.size(0)}, x_NH.options().dtype(at::kFloat));
   at::Tensor sum_NH = at::zeros(x_NH.sizes(), x_NH.options().dtype(at::kDouble));
   for (std::int64_t e = 0; e < E; ++e) {
-    const at::Tensor y_NH =
-        ops::experts(x_NH, token_N, at::full_like(token_N, e), one_N, moe.experts).to(at::kDouble);
+    const auto i = static_cast<std::size_t>(e);
+    const at::Tensor neuron_NF = ops::swiglu(ops::linear(x_NH, moe.experts.gate_FH[i]),
+                                             ops::linear(x_NH, moe.experts.up_FH[i])),
+                     y_NH = ops::linear(neuron_NF, moe.experts.down_HF[i]).to(at::kDouble);
     sum_NH += y_NH / y_NH.norm(2, /*dim=*/-1, /*keepdim=*/true).clamp_min(1e-30);
   }
   return (number(sum_NH.pow(2).sum()) - static_cast<double>(x_NH.size(0) * E)) /
@@ -60,7 +59,7 @@ double cosine_sum(const model::Moe& moe, const at::Tensor& x_NH) {
 class Comparer {
  public:
   Comparer(const model::Model& dense, const model::Model& moe)
-      : dense_(dense), moe_(moe), sums_(moe.layers.size()), use_(moe.config) {}
+      : dense_(dense), moe_(moe), sums_(moe.layers.size()), use_(moe.config, /*pairs=*/false) {}
 
   void add(const WindowBatch& batch) {
     std::vector<at::Tensor> seen_NH;
@@ -94,6 +93,13 @@ class Comparer {
   }
 
  private:
+  static at::Tensor logits(const model::Model& model, const at::Tensor& hidden_NH, const char* which) {
+    const at::Tensor logits_NV = model::logits(model, hidden_NH);
+    require(std::isfinite(ops::largest(logits_NV)),
+            "the logits of the {} are not finite; are its weights whole?", which);
+    return logits_NV.to(at::kDouble);
+  }
+
   void sample(LayerSums& sums, const model::FfnSeen& seen) const {
     const auto* moe = std::get_if<model::Moe>(&moe_.layers[static_cast<std::size_t>(seen.layer)].ffn);
     if (moe == nullptr || moe->experts.gate_FH.size() < 2) return;
@@ -110,8 +116,8 @@ class Comparer {
     std::vector<at::Tensor> dense_nll, moe_nll;
     for (std::int64_t begin = 0; begin < N; begin += step) {
       const std::int64_t count = std::min(step, N - begin);
-      const at::Tensor a_NV = model::logits(dense_, dense_NH.narrow(0, begin, count)).to(at::kDouble),
-                       b_NV = model::logits(moe_, moe_NH.narrow(0, begin, count)).to(at::kDouble);
+      const at::Tensor a_NV = logits(dense_, dense_NH.narrow(0, begin, count), "dense model"),
+                       b_NV = logits(moe_, moe_NH.narrow(0, begin, count), "Mixture of Experts");
       const at::Tensor difference = (a_NV - b_NV).abs();
       out_.most_difference = std::max(out_.most_difference, number(difference.max()));
       out_.mean_difference += number(difference.sum());
@@ -155,11 +161,12 @@ Comparison compare(const model::Model& dense, const model::Model& moe, const Tok
   std::int64_t done = 0, total = 0;
   for (const Window& window : windows) total += window.length;
   Comparer comparer(dense, moe);
-  for_each_batch(file, windows, kBatch, moe.device, [&](const WindowBatch& batch) {
-    comparer.add(batch);
-    done += batch.token_BT.numel();
-    if (progress) progress(done, total);
-  });
+  for_each_batch(file, windows, model::tokens_at_once(moe.config, kBatch), moe.device,
+                 [&](const WindowBatch& batch) {
+                   comparer.add(batch);
+                   done += batch.token_BT.numel();
+                   if (progress) progress(done, total);
+                 });
   return std::move(comparer).take();
 }
 

@@ -9,6 +9,9 @@
 // Shape letters: N tokens, H hidden size, V vocabulary, E experts.
 namespace upmoe::eval {
 
+// difference / size; infinite where there is a difference and nothing to compare it with.
+inline double relative(double difference, double size) { return difference == 0 ? 0 : difference / size; }
+
 // How far the function of a Mixture of Experts is from that of the dense model it was made of, on some text.
 // Errors are relative: |a - b| / |b| over all tokens, b the dense model's.
 struct Comparison {
@@ -28,7 +31,7 @@ struct Comparison {
   std::vector<ExpertUse::Layer> experts;
 
   // What "function-preserving" promises for float32.
-  double relative_difference() const { return most_logit > 0 ? most_difference / most_logit : 0; }
+  double relative_difference() const { return relative(most_difference, most_logit); }
 };
 inline constexpr double kExact = 1e-5;  // of relative_difference(): sums of some thousand terms, reordered
 

@@ -1,8 +1,6 @@
 #include "upmoe/eval/expert_use.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/ones.h>
-#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -10,6 +8,8 @@
 
 namespace upmoe::eval {
 namespace {
+
+constexpr std::int64_t kMostNumbers = 1 << 24;  // of a table of tokens and experts
 
 // Adds the numbers of a tensor to a table.
 void accumulate(std::vector<double>& sums, const at::Tensor& some) {
@@ -28,55 +28,70 @@ double entropy(const std::vector<double>& shares) {
 
 }  // namespace
 
-ExpertUse::ExpertUse(const model::ModelConfig& config) {
+ExpertUse::ExpertUse(const model::ModelConfig& config, bool pairs) {
   if (!config.moe) return;
   experts_ = config.moe->shape.experts;
   const auto E = static_cast<std::size_t>(experts_);
-  sums_.assign(static_cast<std::size_t>(config.llama.num_layers),
-               {std::vector<double>(E), std::vector<double>(E * E), std::vector<double>(E)});
+  Sums none{std::vector<std::int64_t>(E), {}, std::vector<double>(E)};
+  if (pairs && experts_ <= kMostPaired) none.together_EE.resize(E * E);
+  sums_.assign(static_cast<std::size_t>(config.llama.num_layers), none);
 }
 
 void ExpertUse::add(const model::FfnSeen& seen) {
   if (seen.routing == nullptr) return;
-  const routing::Routing& routing = *seen.routing;
   const std::int64_t N = seen.in_NH.size(0);
   Sums& sums = sums_.at(static_cast<std::size_t>(seen.layer));
   if (seen.layer == 0) tokens_ += N;
-  const at::Tensor chosen_NE =
-      at::zeros({N, experts_}, seen.logits_NE.options())
-          .index_put({routing.token_N, routing.expert_N}, at::ones({}, seen.logits_NE.options()));
-  accumulate(sums.load_E, chosen_NE.sum(0));
-  accumulate(sums.together_EE, chosen_NE.t().matmul(chosen_NE));
-  const at::Tensor p_NE = seen.logits_NE.softmax(-1);
-  accumulate(sums.score_E, p_NE.sum(0));
-  sums.entropy -= (p_NE * seen.logits_NE.log_softmax(-1)).sum().item<double>();
-  const at::Tensor weight_NE = at::zeros({N, experts_}, seen.logits_NE.options())
-                                   .index_put({routing.token_N, routing.expert_N}, routing.weight_N);
-  sums.top_weight += std::get<0>(weight_NE.max(-1)).sum().item<double>();
-  sums.logit_variance += seen.logits_NE.var(/*dim=*/-1, /*unbiased=*/false).sum().item<double>();
+  add_pairs(*seen.routing, sums);
+  const std::int64_t most = std::max<std::int64_t>(1, kMostNumbers / experts_);
+  for (std::int64_t begin = 0; begin < N; begin += most) {
+    const at::Tensor z_NE = seen.logits_NE.narrow(0, begin, std::min(most, N - begin)),
+                     p_NE = z_NE.softmax(-1);
+    accumulate(sums.score_E, p_NE.sum(0));
+    sums.entropy -= (p_NE * z_NE.log_softmax(-1)).sum().item<double>();
+    sums.logit_variance += z_NE.var(/*dim=*/-1, /*unbiased=*/false).sum().item<double>();
+  }
+}
+
+// A token's pairs lie together.
+void ExpertUse::add_pairs(const routing::Routing& routing, Sums& sums) const {
+  const at::Tensor token_P = routing.token_N.cpu().contiguous(),
+                   expert_P = routing.expert_N.cpu().contiguous(),
+                   weight_P = routing.weight_N.detach().to(at::kDouble).cpu().contiguous();
+  const auto *token = token_P.const_data_ptr<std::int64_t>(),
+             *expert = expert_P.const_data_ptr<std::int64_t>();
+  const auto* weight = weight_P.const_data_ptr<double>();
+  for (std::int64_t p = 0, end = 0; p < token_P.numel(); p = end) {
+    double most = weight[p];
+    for (end = p; end < token_P.numel() && token[end] == token[p]; ++end) {
+      ++sums.load_E[static_cast<std::size_t>(expert[end])];
+      most = std::max(most, weight[end]);
+      for (std::int64_t other = p;
+           !sums.together_EE.empty() && other < token_P.numel() && token[other] == token[p]; ++other)
+        ++sums.together_EE[static_cast<std::size_t>(expert[end] * experts_ + expert[other])];
+    }
+    sums.top_weight += most;
+  }
 }
 
 std::vector<ExpertUse::Layer> ExpertUse::layers() const {
   std::vector<Layer> out;
-  const auto E = static_cast<std::size_t>(experts_);
+  const auto E = static_cast<std::ptrdiff_t>(experts_);
   const auto N = static_cast<double>(std::max<std::int64_t>(tokens_, 1));
   const double most = experts_ > 1 ? std::log(static_cast<double>(experts_)) : 1;
   for (const Sums& sums : sums_) {
-    Layer layer;
-    for (std::size_t e = 0; e < E; ++e) {
-      layer.load_E.push_back(std::llround(sums.load_E[e]));
-      layer.together_EE.emplace_back();
-      for (std::size_t f = 0; f < E; ++f)
-        layer.together_EE.back().push_back(std::llround(sums.together_EE[e * E + f]));
-    }
+    Layer layer{.load_E = sums.load_E};
+    for (auto row = sums.together_EE.begin(); row != sums.together_EE.end(); row += E)
+      layer.together_EE.emplace_back(row, row + E);
+    const std::vector<double> load_E(sums.load_E.begin(), sums.load_E.end());
     layer.router_entropy = sums.entropy / N / most;
     layer.mean_entropy = entropy(sums.score_E) / most;
-    layer.load_entropy = entropy(sums.load_E) / most;
+    layer.load_entropy = entropy(load_E) / most;
     layer.top_weight = sums.top_weight / N;
     layer.logit_std = std::sqrt(sums.logit_variance / N);
-    const double mean = std::accumulate(sums.load_E.begin(), sums.load_E.end(), 0.0) / static_cast<double>(E);
-    layer.max_violation = mean > 0 ? std::ranges::max(sums.load_E) / mean - 1 : 0;
-    layer.unused = std::ranges::count_if(sums.load_E, [mean](double load) { return load < 0.01 * mean; });
+    const double mean = std::accumulate(load_E.begin(), load_E.end(), 0.0) / static_cast<double>(E);
+    layer.max_violation = mean > 0 ? std::ranges::max(load_E) / mean - 1 : 0;
+    layer.unused = std::ranges::count_if(load_E, [mean](double load) { return load < 0.01 * mean; });
     out.push_back(std::move(layer));
   }
   return out;

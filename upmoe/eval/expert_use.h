@@ -7,18 +7,24 @@
 // Shape letters: L layers, E experts, N tokens of a batch, K experts of a token.
 namespace upmoe::eval {
 
+// Which pairs of experts a token had together is only counted for so many experts of a layer: a table has E^2
+// numbers.
+inline constexpr std::int64_t kMostPaired = 256;
+
 // What the routers of a model do with some text. Entropies are divided by that of E equal shares, so 1 means
 // even.
 class ExpertUse {
  public:
-  explicit ExpertUse(const model::ModelConfig& config);
+  // pairs: count them, of at most kMostPaired experts.
+  explicit ExpertUse(const model::ModelConfig& config, bool pairs);
 
   // To be called with everything that a Watch sees.
   void add(const model::FfnSeen& seen);
 
   struct Layer {
     std::vector<std::int64_t> load_E;                    // routed pairs of each expert
-    std::vector<std::vector<std::int64_t>> together_EE;  // tokens that had both; the diagonal is the load
+    std::vector<std::vector<std::int64_t>> together_EE;  // tokens that had both; the diagonal is the load.
+                                                         // Empty: not counted.
     double router_entropy = 0;  // mean over tokens of the entropy of the router's probabilities
     double mean_entropy = 0;    // entropy of the mean of those probabilities
     double load_entropy = 0;
@@ -32,9 +38,12 @@ class ExpertUse {
 
  private:
   struct Sums {
-    std::vector<double> load_E, together_EE, score_E;
+    std::vector<std::int64_t> load_E, together_EE;
+    std::vector<double> score_E;
     double entropy = 0, top_weight = 0, logit_variance = 0;
   };
+  void add_pairs(const routing::Routing& routing, Sums& sums) const;
+
   std::int64_t experts_ = 0, tokens_ = 0;
   std::vector<Sums> sums_;
 };

@@ -115,14 +115,16 @@ Perplexity measure_perplexity(const model::Model& model, const TokenFile& file, 
   for (const Window& window : windows) total += window.length;
   Perplexity out;
   const Clock::time_point start = Clock::now();
-  for_each_batch(file, windows, kBatchTokens, model.device, [&](const WindowBatch& batch) {
-    const at::Tensor hidden_BTH = model::hidden_states(model, {batch.token_BT, {}, {}}, nullptr, watch);
-    const at::Tensor nll_N =
-        ops::token_nll(hidden_BTH.flatten(0, 1), model.head_VH, batch.target_BT.flatten());
-    out.nll.add(nll_N.view_as(batch.target_BT), batch.target_BT);
-    out.tokens_seen += batch.token_BT.numel();
-    if (progress) progress(out.tokens_seen, total);
-  });
+  for_each_batch(
+      file, windows, model::tokens_at_once(model.config, kBatchTokens), model.device,
+      [&](const WindowBatch& batch) {
+        const at::Tensor hidden_BTH = model::hidden_states(model, {batch.token_BT, {}, {}}, nullptr, watch);
+        const at::Tensor nll_N =
+            ops::token_nll(hidden_BTH.flatten(0, 1), model.head_VH, batch.target_BT.flatten());
+        out.nll.add(nll_N.view_as(batch.target_BT), batch.target_BT);
+        out.tokens_seen += batch.token_BT.numel();
+        if (progress) progress(out.tokens_seen, total);
+      });
   out.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return out;
 }

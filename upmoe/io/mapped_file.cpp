@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstring>
 #include <mutex>
+#include <system_error>
 #include <utility>
 
 #include "upmoe/base/error.h"
@@ -107,6 +108,10 @@ MappedFile::~MappedFile() {
 void MappedFile::require_intact() const {
   require(range_ == nullptr || !range_->damaged, "{}: became shorter than {} bytes while it was read",
           printable(path_.string()), size_);
+  std::error_code error;  // links are followed, as they were when it was opened
+  const std::filesystem::path place = std::filesystem::canonical(path_, error);
+  require(!error && identity_at(place) == identity_,
+          "{}: was changed, replaced or removed while it was in use", printable(path_.string()));
 }
 
 void release(std::span<const std::byte> range) {

@@ -23,7 +23,8 @@ class MappedFile {
   const std::filesystem::path& path() const { return path_; }
   const FileIdentity& identity() const { return identity_; }  // when it was mapped
 
-  // To be called after reading and before what was read is relied on.
+  // To be called after reading and before what was read is relied on. Throws Error, too, when the file at the
+  // path is no longer this one, of this size and time.
   void require_intact() const;
 
  private:

@@ -1,34 +1,17 @@
-// M rows of activations, I inputs, O outputs.
 #include "upmoe/model/compute.h"
 
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/full.h>
-
 #include <algorithm>
-#include <array>
-#include <chrono>
-
-#include "upmoe/ops/ops.h"
 
 namespace upmoe::model {
 
-at::ScalarType faster_compute(at::Device device) {
-  if (!device.is_cpu()) return at::kBFloat16;
-  using Clock = std::chrono::steady_clock;
-  const at::NoGradGuard no_gradients;
-  constexpr std::int64_t M = 256, I = 768, O = 1024;
-  const at::Tensor weight_OI = at::full({O, I}, 0.01, at::kBFloat16);
-  const auto seconds = [&](at::ScalarType dtype) {
-    const at::Tensor x_MI = at::full({M, I}, 0.01, dtype);
-    double least = 1e9;
-    for (int i = 0; i < 6; ++i) {
-      const Clock::time_point start = Clock::now();
-      ops::linear(x_MI, weight_OI);
-      least = std::min(least, std::chrono::duration<double>(Clock::now() - start).count());
-    }
-    return least;
-  };
-  return seconds(at::kBFloat16) <= seconds(at::kFloat) ? at::kBFloat16 : at::kFloat;
+at::ScalarType compute_of(at::ArrayRef<at::ScalarType> weights, at::Device device,
+                          const ops::Processor& processor) {
+  const at::ScalarType first = weights.front();
+  if (std::ranges::any_of(weights, [&](at::ScalarType other) { return other != first; })) return at::kFloat;
+  if (!device.is_cpu()) return first;
+  // Of half: bf16 would lose three bits of the weights, and its own products are slow.
+  if (first != at::kBFloat16) return at::kFloat;
+  return processor.amx_bf16 || (processor.avx512_bf16 && processor.amd) ? at::kBFloat16 : at::kFloat;
 }
 
 }  // namespace upmoe::model

@@ -1,10 +1,15 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include "upmoe/ops/processor.h"
+
 namespace upmoe::model {
 
-// bf16 or float32, whichever multiplies matrices of bf16 weights faster here, conversions included. Some CPUs
-// are slower in bf16 than in float32. Takes some hundredths of a second.
-at::ScalarType faster_compute(at::Device device);
+// The dtype of the arithmetic for models with weights of these dtypes, which are to be compared: one for all.
+// It follows from what the processor is, not from what it is doing just now, so the same command computes the
+// same again. For bf16 weights on a CPU: bf16 with AMX or AMD's AVX512_BF16; Intel's AVX512_BF16 was slower
+// than float32.
+at::ScalarType compute_of(at::ArrayRef<at::ScalarType> weights, at::Device device,
+                          const ops::Processor& processor);
 
 }  // namespace upmoe::model

@@ -7,6 +7,13 @@
 #include "upmoe/target/registry.h"
 
 namespace upmoe::model {
+namespace {
+
+// Of a model: each is made of tensors of some hundred bytes, however few numbers it has.
+constexpr std::int64_t kMostExperts = 1 << 18;
+constexpr std::int64_t kMostPerToken = 4096;  // each makes tables of the tokens wider
+
+}  // namespace
 
 ModelConfig read_model_config(const Folder& folder) {
   return parse_model_config(folder.config(), (folder.path() / "config.json").string());
@@ -29,6 +36,11 @@ ModelConfig parse_model_config(std::string_view text, const std::string& where) 
           shape.expert_size, shape.per_token);
   require(!out.llama.attention_bias || target->attention_bias, "{}: attention_bias is true, which no {} has",
           printable(where), target->model_type);
+  require(shape.experts * out.llama.num_layers <= kMostExperts,
+          "{}: {} experts in each of {} layers; at most {} in all are believed", printable(where),
+          shape.experts, out.llama.num_layers, kMostExperts);
+  require(shape.per_token <= kMostPerToken, "{}: {} experts for each token; at most {} are believed",
+          printable(where), shape.per_token, kMostPerToken);
   out.moe = {.target = &*target, .shape = shape, .router = target->routing, .router_options = {}};
   try {
     out.moe->router_options = target->routing_options(json);

@@ -19,7 +19,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
-constexpr std::int64_t kPiece = 512;  // of a prompt: bounds memory, and how long an interrupt waits
+constexpr std::int64_t kPiece = 512;  // of a prompt, at most: bounds how long an interrupt waits
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -71,12 +71,13 @@ Generated generate(const Model& model, std::span<const std::int64_t> prompt, con
   KvCache cache = make_cache(model, /*sequences=*/1, num_prompt + most);
   std::vector<float> logits_V;
   const Clock::time_point start = Clock::now();
-  for (std::int64_t begin = 0; begin < num_prompt; begin += kPiece) {
+  const std::int64_t piece = tokens_at_once(model.config, kPiece);
+  for (std::int64_t begin = 0; begin < num_prompt; begin += piece) {
     if (options.is_interrupted()) {
       out.stop = Generated::Stop::interrupt;
       return out;
     }
-    logits_V = next_logits(model, prompt.subspan(begin, std::min(kPiece, num_prompt - begin)), cache);
+    logits_V = next_logits(model, prompt.subspan(begin, std::min(piece, num_prompt - begin)), cache);
   }
   out.prompt_seconds = seconds_since(start);
   const Clock::time_point first = Clock::now();

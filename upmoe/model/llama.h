@@ -68,12 +68,16 @@ struct Input {
 struct FfnSeen {
   std::int64_t layer;
   const at::Tensor& in_NH;          // after the norm: what the router and the experts see
-  const at::Tensor& neuron_NF;      // silu(gate) * up of a dense FFN; undefined for experts
+  const at::Tensor& neuron_NF;      // silu(gate) * up of a dense FFN, in run_layer() below; else undefined
   const at::Tensor& out_NH;         // before it is added to the residual
   const at::Tensor& logits_NE;      // of the router, float32; undefined for a dense FFN
   const routing::Routing* routing;  // null for a dense FFN
 };
 using Watch = std::function<void(const FfnSeen&)>;
+
+// How many tokens may go through the model at once, at most `wanted`, for a layer's activations to take some
+// 2 GB.
+std::int64_t tokens_at_once(const ModelConfig& config, std::int64_t wanted);
 
 // The last hidden states, after the final norm: [B, T, H] in the dtype of the arithmetic.
 at::Tensor hidden_states(const Model& model, const Input& input, KvCache* cache = nullptr,

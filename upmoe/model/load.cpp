@@ -94,16 +94,30 @@ class Loader {
         where_(printable(folder.path().string())),
         files_(std::make_shared<Weights>(folder)) {}
 
+  // Before anything is made that is as large as config.json says.
+  void require_enough_weights(const ModelConfig& config) const {
+    if (!config.moe) return;
+    const std::int64_t L = config.llama.num_layers, E = config.moe->shape.experts,
+                       least = is_stacked(config) ? 2 * L : 3 * E * L;
+    require(std::ssize(files_->entries()) > least,
+            "{}: {} weights are there, and a model of {} layers with {} experts has more than {}; is "
+            "config.json that of another model?",
+            where_, files_->entries().size(), L, E, least);
+  }
+
   void fill(Model& model) {
     model.files = files_;
-    const Target* target = model.config.moe ? model.config.moe->target : nullptr;
-    if (target != nullptr && files_->entries().contains(weight_name(target->stacked.gate_up, 0)))
+    if (is_stacked(model.config))
       take_stacked(model);
     else
       take(slots(model), model);
   }
 
  private:
+  bool is_stacked(const ModelConfig& config) const {
+    return config.moe && files_->entries().contains(weight_name(config.moe->target->stacked.gate_up, 0));
+  }
+
   // One weight, in the mapped file, which it keeps open; or where and as the options want it.
   at::Tensor tensor(const Weights::Entry& entry) const {
     const std::span<const std::byte> bytes = entry.data();
@@ -180,12 +194,14 @@ Model load(const std::filesystem::path& path, const LoadOptions& options) {
   Model model;
   model.config = read_model_config(folder);
   model.device = options.device;
+  Loader loader(folder, options);
+  loader.require_enough_weights(model.config);
   model.layers.resize(static_cast<std::size_t>(model.config.llama.num_layers));
   if (model.config.moe)
     for (Layer& layer : model.layers) layer.ffn = empty_moe(*model.config.moe, options.device);
   else
     static_cast<void>(DenseModel(path));  // says what is wrong with a source as `upmoe convert` does
-  Loader(folder, options).fill(model);
+  loader.fill(model);
   if (model.config.llama.tie_word_embeddings) model.head_VH = model.embedding_VH;
   model.compute = options.compute.value_or(model.embedding_VH.scalar_type());
   return model;

@@ -1,24 +1,32 @@
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/repeat_interleave.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 
 #include "upmoe/base/error.h"
-#include "upmoe/ops/ops.h"
 #include "upmoe/ops/product.h"
+#include "upmoe/ops/raw.h"
 #include "upmoe/ops/tiles.h"
 
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
-namespace upmoe::ops {
+namespace upmoe::ops::raw {
 namespace {
 
 enum Slot { kQuery, kScore, kWeight, kOut };
 // Below, torch's own kernel is as fast; above, a thread would keep more than 8 MB of scores.
 constexpr std::int64_t kLeast = 128, kMost = 8192;
-constexpr std::int64_t kQueries = 256;  // rows of a tile: heads that share k and v, at some positions
+// Rows of a tile, about: heads that share k and v, at some positions.
+constexpr std::int64_t kQueries = 256, kMostHeads = 16;
+
+void check(const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& mask) {
+  require(
+      q.dim() == 4 && k.dim() == 4 && k.size(2) > 0 && k.sizes() == v.sizes() && q.size(2) % k.size(2) == 0,
+      "attention: the heads of q, k and v do not fit together");
+  const std::int64_t T = q.size(1), S = k.size(1);
+  require(mask || T == S || T == 1, "attention: {} positions that see {} need a mask", T, S);
+}
 
 // What positions [begin, begin + size) of one sequence get from one head of k and v, whose S_D are
 // [positions, D].
@@ -59,12 +67,18 @@ at::Tensor causal(const at::Tensor& q_BTQD, const at::Tensor& k_BSGD, const at::
   const std::int64_t B = q_BTQD.size(0), G = k_BSGD.size(2), group = q_BTQD.size(2) / G;
   const at::Tensor q = q_BTQD.contiguous(), k = k_BSGD.contiguous(), v = v_BSGD.contiguous(),
                    out = at::empty(q.sizes(), q.options());
-  const std::vector<Range> pieces = cut(q.size(1), std::max<std::int64_t>(64, kQueries / group / 64 * 64));
+  if (q.numel() == 0) return out;
+  const std::vector<Range> heads = cut(group, kMostHeads, 1),
+                           pieces =
+                               cut(q.size(1), std::max<std::int64_t>(64, kQueries / heads[0].size / 64 * 64));
+  const auto num_heads = static_cast<std::int64_t>(heads.size());
   with_kernels(q.scalar_type(), [&]<class T>(const KernelsOf<T>& kernel, T) {
-    for_each_tile(static_cast<std::int64_t>(pieces.size()) * B * G, [&](std::int64_t i) {
-      const std::int64_t g = i % G, b = i / G % B;
-      causal_tile(kernel, q.select(0, b), k.select(0, b).select(1, g), v.select(0, b).select(1, g), g * group,
-                  group, pieces[static_cast<std::size_t>(i / G / B)], out.select(0, b));
+    for_each_tile(static_cast<std::int64_t>(pieces.size()) * B * G * num_heads, [&](std::int64_t i) {
+      const Range some = heads[static_cast<std::size_t>(i % num_heads)];
+      const std::int64_t g = i / num_heads % G, b = i / num_heads / G % B;
+      causal_tile(kernel, q.select(0, b), k.select(0, b).select(1, g), v.select(0, b).select(1, g),
+                  g * group + some.begin, some.size, pieces[static_cast<std::size_t>(i / num_heads / G / B)],
+                  out.select(0, b));
     });
   });
   return out;
@@ -72,21 +86,23 @@ at::Tensor causal(const at::Tensor& q_BTQD, const at::Tensor& k_BSGD, const at::
 
 }  // namespace
 
-at::Tensor attention(const at::Tensor& q_BTQD, const at::Tensor& k_BSGD, const at::Tensor& v_BSGD,
-                     const at::Tensor& mask_B1TS) {
-  require(q_BTQD.dim() == 4 && k_BSGD.dim() == 4 && k_BSGD.size(2) > 0 && k_BSGD.sizes() == v_BSGD.sizes() &&
-              q_BTQD.size(2) % k_BSGD.size(2) == 0,
-          "attention: the heads of q, k and v do not fit together");
-  const std::int64_t T = q_BTQD.size(1), S = k_BSGD.size(1), group = q_BTQD.size(2) / k_BSGD.size(2);
-  require(mask_B1TS.defined() || T == S || T == 1, "attention: {} positions that see {} need a mask", T, S);
-  const bool recorded = at::GradMode::is_enabled() &&
-                        (q_BTQD.requires_grad() || k_BSGD.requires_grad() || v_BSGD.requires_grad());
+Tensor attention(const Tensor& q_BTQD, const Tensor& k_BSGD, const Tensor& v_BSGD,
+                 const std::optional<Tensor>& mask_B1TS) {
+  check(q_BTQD, k_BSGD, v_BSGD, mask_B1TS);
+  const std::int64_t T = q_BTQD.size(1);
   const bool alike =
       q_BTQD.scalar_type() == k_BSGD.scalar_type() && q_BTQD.scalar_type() == v_BSGD.scalar_type();
-  if (has_kernels(q_BTQD) && alike && !recorded && !mask_B1TS.defined() && T >= kLeast && T <= kMost)
+  if (has_kernels(q_BTQD) && alike && !mask_B1TS && T >= kLeast && T <= kMost)
     return causal(q_BTQD, k_BSGD, v_BSGD);
-  const at::Tensor q = q_BTQD.transpose(1, 2);
-  at::Tensor k = k_BSGD.transpose(1, 2), v = v_BSGD.transpose(1, 2);
+  return attention_composed(q_BTQD, k_BSGD, v_BSGD, mask_B1TS).contiguous();
+}
+
+Tensor attention_composed(const Tensor& q_BTQD, const Tensor& k_BSGD, const Tensor& v_BSGD,
+                          const std::optional<Tensor>& mask_B1TS) {
+  check(q_BTQD, k_BSGD, v_BSGD, mask_B1TS);
+  const std::int64_t T = q_BTQD.size(1), group = q_BTQD.size(2) / k_BSGD.size(2);
+  const Tensor q = q_BTQD.transpose(1, 2);
+  Tensor k = k_BSGD.transpose(1, 2), v = v_BSGD.transpose(1, 2);
   // On a GPU only the kernels for 16 bits know groups; of the others the one that keeps all scores would run.
   const bool expand =
       group > 1 && !q.is_cpu() && q.scalar_type() != at::kBFloat16 && q.scalar_type() != at::kHalf;
@@ -94,10 +110,10 @@ at::Tensor attention(const at::Tensor& q_BTQD, const at::Tensor& k_BSGD, const a
     k = k.repeat_interleave(group, /*dim=*/1);
     v = v.repeat_interleave(group, /*dim=*/1);
   }
-  const auto mask = mask_B1TS.defined() ? std::make_optional(mask_B1TS) : std::nullopt;
-  return at::scaled_dot_product_attention(q, k, v, mask, /*dropout_p=*/0.0, /*is_causal=*/!mask && T > 1,
+  return at::scaled_dot_product_attention(q, k, v, mask_B1TS, /*dropout_p=*/0.0,
+                                          /*is_causal=*/!mask_B1TS && T > 1,
                                           /*scale=*/std::nullopt, /*enable_gqa=*/group > 1 && !expand)
       .transpose(1, 2);
 }
 
-}  // namespace upmoe::ops
+}  // namespace upmoe::ops::raw

@@ -10,6 +10,7 @@ namespace upmoe::ops {
 namespace {
 
 constexpr std::int64_t kGroupBytes = 32 << 20;  // which malloc then keeps for the next group
+constexpr std::int64_t kBlockBytes = 256 << 20, kLeastRows = 8;  // of a block: the former, but not fewer
 
 // Columns of a tile: the fewer its rows, the more, so that one panel's memory is fetched beside another's
 // products.
@@ -27,9 +28,11 @@ bool have_kernels(const at::Tensor& x, at::TensorList gate, at::TensorList up, a
 
 std::vector<Group> groups_of(const ExpertPlan& plan, std::int64_t bytes_a_row, bool whole) {
   std::vector<Group> out;
+  const std::int64_t rows =
+      std::clamp(kBlockBytes / std::max<std::int64_t>(1, bytes_a_row), kLeastRows, kTileRows);
   for (std::size_t e = 0; e + 1 < plan.expert_begin.size(); ++e) {
     const std::int64_t begin = plan.expert_begin[e], all = plan.expert_begin[e + 1] - begin;
-    for (const Range part : cut(all, whole ? std::max<std::int64_t>(1, all) : kTileRows)) {
+    for (const Range part : cut(all, whole ? std::max<std::int64_t>(1, all) : rows)) {
       if (out.empty() || (out.back().rows.size + part.size) * bytes_a_row > kGroupBytes)
         out.push_back({{begin + part.begin, 0}, {}});
       Group& group = out.back();

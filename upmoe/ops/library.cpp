@@ -5,7 +5,10 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <algorithm>
+
 #include "upmoe/ops/raw.h"
+#include "upmoe/ops/reference.h"
 
 // The functions of ops.h as operators of torch, torch.ops.upmoe.*: with gradients, and with shapes alone
 // (Meta). C++ goes through them too, so Python runs the same code. Loading the library registers them.
@@ -160,6 +163,24 @@ Tensor experts_stacked_autograd(const Tensor& x, const Tensor& token, const Tens
   return UPMOE_OP(experts_stacked).call(x, token, expert, weight, gate_up, down);
 }
 
+bool is_recorded(std::initializer_list<Tensor> inputs) {
+  return at::GradMode::is_enabled() &&
+         std::ranges::any_of(inputs, [](const Tensor& x) { return x.requires_grad(); });
+}
+// These have gradients because they are made of ATen's operations where one is asked for.
+Tensor linear_autograd(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
+  if (is_recorded({x, weight, bias.value_or(x)}))
+    return reference::linear(x, weight, bias.value_or(Tensor()));
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return UPMOE_OP(linear).call(x, weight, bias);
+}
+Tensor attention_autograd(const Tensor& q, const Tensor& k, const Tensor& v,
+                          const std::optional<Tensor>& mask) {
+  if (is_recorded({q, k, v})) return raw::attention_composed(q, k, v, mask);
+  const at::AutoDispatchBelowADInplaceOrView below;
+  return UPMOE_OP(attention).call(q, k, v, mask);
+}
+
 // Shapes alone.
 Tensor like(const Tensor& x) { return at::empty_like(x, at::MemoryFormat::Contiguous); }
 std::vector<Tensor> like_all(at::TensorList all) {
@@ -190,6 +211,16 @@ std::tuple<Tensor, Tensor, Tensor> experts_stacked_kept_meta(const Tensor& x, co
   return {like(x), kept(), kept()};
 }
 
+std::optional<Tensor> if_defined(const Tensor& x) {
+  return x.defined() ? std::make_optional(x) : std::nullopt;
+}
+
+Tensor linear_meta(const Tensor& x, const Tensor& weight, const std::optional<Tensor>&) {
+  std::vector<c10::SymInt> shape = x.sym_sizes().vec();
+  shape.back() = weight.sym_size(0);
+  return at::empty_symint(shape, x.options());
+}
+
 }  // namespace
 
 Tensor rms_norm(const Tensor& x_NH, const Tensor& weight_H, double eps) {
@@ -198,6 +229,12 @@ Tensor rms_norm(const Tensor& x_NH, const Tensor& weight_H, double eps) {
 Tensor swiglu(const Tensor& gate_NF, const Tensor& up_NF) { return UPMOE_OP(swiglu).call(gate_NF, up_NF); }
 Tensor rotate(const Tensor& x_BTQD, const Tensor& cos_BTd, const Tensor& sin_BTd) {
   return UPMOE_OP(rotate).call(x_BTQD, cos_BTd, sin_BTd);
+}
+Tensor linear(const Tensor& x_NI, const Tensor& weight_OI, const Tensor& bias_O) {
+  return UPMOE_OP(linear).call(x_NI, weight_OI, if_defined(bias_O));
+}
+Tensor attention(const Tensor& q_BTQD, const Tensor& k_BSGD, const Tensor& v_BSGD, const Tensor& mask_B1TS) {
+  return UPMOE_OP(attention).call(q_BTQD, k_BSGD, v_BSGD, if_defined(mask_B1TS));
 }
 Tensor experts(const Tensor& x_NH, const Tensor& token_P, const Tensor& expert_P, const Tensor& weight_P,
                const ExpertWeights& experts) {
@@ -239,14 +276,8 @@ TORCH_LIBRARY(upmoe, m) {
       "Tensor gate_up, Tensor down, Tensor gate_rows, Tensor up_rows) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("token_nll(Tensor hidden, Tensor head, Tensor target) -> Tensor");
   m.def("token_nll_backward(Tensor dnll, Tensor hidden, Tensor head, Tensor target) -> (Tensor, Tensor)");
-  m.def("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor",
-        [](const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-          return linear(x, weight, bias.value_or(Tensor()));
-        });
-  m.def("attention(Tensor q, Tensor k, Tensor v, Tensor? mask=None) -> Tensor",
-        [](const Tensor& q, const Tensor& k, const Tensor& v, const std::optional<Tensor>& mask) {
-          return attention(q, k, v, mask.value_or(Tensor()));
-        });
+  m.def("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor");
+  m.def("attention(Tensor q, Tensor k, Tensor v, Tensor? mask=None) -> Tensor");
 }
 
 TORCH_LIBRARY_IMPL(upmoe, CompositeExplicitAutograd, m) {
@@ -263,6 +294,8 @@ TORCH_LIBRARY_IMPL(upmoe, CompositeExplicitAutograd, m) {
   m.impl("experts_stacked_backward", raw::experts_stacked_backward);
   m.impl("token_nll", raw::token_nll);
   m.impl("token_nll_backward", raw::token_nll_backward);
+  m.impl("linear", raw::linear);
+  m.impl("attention", raw::attention);
 }
 
 TORCH_LIBRARY_IMPL(upmoe, Autograd, m) {
@@ -272,6 +305,8 @@ TORCH_LIBRARY_IMPL(upmoe, Autograd, m) {
   m.impl("experts", experts_autograd);
   m.impl("experts_stacked", experts_stacked_autograd);
   m.impl("token_nll", token_nll_autograd);
+  m.impl("linear", linear_autograd);
+  m.impl("attention", attention_autograd);
 }
 
 TORCH_LIBRARY_IMPL(upmoe, Meta, m) {
@@ -298,6 +333,9 @@ TORCH_LIBRARY_IMPL(upmoe, Meta, m) {
   m.impl("token_nll", [](const Tensor& hidden, const Tensor&, const Tensor&) {
     return at::empty_symint({hidden.sym_size(0)}, hidden.options().dtype(wide(hidden)));
   });
+  m.impl("linear", linear_meta);
+  m.impl("attention",
+         [](const Tensor& q, const Tensor&, const Tensor&, const std::optional<Tensor>&) { return like(q); });
   m.impl("token_nll_backward", [](const Tensor&, const Tensor& hidden, const Tensor& head, const Tensor&) {
     return std::tuple(like(hidden), like(head));
   });

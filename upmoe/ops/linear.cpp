@@ -1,26 +1,24 @@
 #include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
 #include "upmoe/base/error.h"
-#include "upmoe/ops/ops.h"
 #include "upmoe/ops/panel.h"
 #include "upmoe/ops/product.h"
+#include "upmoe/ops/raw.h"
 #include "upmoe/ops/reference.h"
 #include "upmoe/ops/tiles.h"
 
-namespace upmoe::ops {
+namespace upmoe::ops::raw {
 
-at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& weight_OI, const at::Tensor& bias_O) {
-  const bool recorded = at::GradMode::is_enabled() && (x_NI.requires_grad() || weight_OI.requires_grad());
-  if (recorded || !has_kernels(x_NI) || !has_kernels(weight_OI))
-    return reference::linear(x_NI, weight_OI, bias_O);
+Tensor linear(const Tensor& x_NI, const Tensor& weight_OI, const std::optional<Tensor>& bias_O) {
+  if (!has_kernels(x_NI) || !has_kernels(weight_OI))
+    return reference::linear(x_NI, weight_OI, bias_O.value_or(Tensor()));
   require(weight_OI.dim() == 2 && weight_OI.size(1) == x_NI.size(-1), "linear: {} inputs for a weight of {}",
           x_NI.size(-1), weight_OI.size(-1));
   std::vector<std::int64_t> shape = x_NI.sizes().vec();
   shape.back() = weight_OI.size(0);
-  const at::Tensor x = for_products(x_NI.reshape({-1, weight_OI.size(1)})),
-                   out = at::empty({x.size(0), weight_OI.size(0)}, x_NI.options());
+  const Tensor x = for_products(x_NI.reshape({-1, weight_OI.size(1)})),
+               out = at::empty({x.size(0), weight_OI.size(0)}, x_NI.options());
   const std::vector<Range> rows = cut(out.size(0), kTileRows),
                            columns = cut(out.size(1), kTileColumns, kPanelColumns);
   for_each_tile(static_cast<std::int64_t>(rows.size() * columns.size()), [&](std::int64_t i) {
@@ -29,8 +27,8 @@ at::Tensor linear(const at::Tensor& x_NI, const at::Tensor& weight_OI, const at:
     product(x.narrow(0, row.begin, row.size), weight_OI.narrow(0, column.begin, column.size).t(),
             out.narrow(0, row.begin, row.size).narrow(1, column.begin, column.size));
   });
-  const at::Tensor y = out.view(shape);
-  return bias_O.defined() ? y + bias_O.to(y.scalar_type()) : y;
+  const Tensor y = out.view(shape);
+  return bias_O ? y + bias_O->to(y.scalar_type()) : y;
 }
 
-}  // namespace upmoe::ops
+}  // namespace upmoe::ops::raw

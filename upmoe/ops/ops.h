@@ -38,8 +38,8 @@ struct ExpertWeights {
 at::Tensor experts(const at::Tensor& x_NH, const at::Tensor& token_P, const at::Tensor& expert_P,
                    const at::Tensor& weight_P, const ExpertWeights& experts);
 
-// Cross-entropy of each token against its target, float32 [N]; a target below 0 gives 0. Never holds all
-// logits.
+// Cross-entropy of each token against its target, float32 [N]; a target below 0 gives 0, and a token of which
+// any logit is not finite NaN. Never holds all logits.
 at::Tensor token_nll(const at::Tensor& hidden_NH, const at::Tensor& head_VH, const at::Tensor& target_N);
 
 }  // namespace upmoe::ops

@@ -1,6 +1,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -21,6 +22,14 @@ std::tuple<Tensor, Tensor> swiglu_backward(const Tensor& da_NF, const Tensor& ga
 
 // Its gradient is the rotation by -sin.
 Tensor rotate(const Tensor& x_BTQD, const Tensor& cos_BTd, const Tensor& sin_BTd);
+
+Tensor linear(const Tensor& x_NI, const Tensor& weight_OI, const std::optional<Tensor>& bias_O);
+
+Tensor attention(const Tensor& q_BTQD, const Tensor& k_BSGD, const Tensor& v_BSGD,
+                 const std::optional<Tensor>& mask_B1TS);
+// The same of ATen's operations, which have gradients.
+Tensor attention_composed(const Tensor& q_BTQD, const Tensor& k_BSGD, const Tensor& v_BSGD,
+                          const std::optional<Tensor>& mask_B1TS);
 
 Tensor experts(const Tensor& x_NH, const Tensor& token_P, const Tensor& expert_P, const Tensor& weight_P,
                at::TensorList gate, at::TensorList up, at::TensorList down);

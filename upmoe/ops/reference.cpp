@@ -71,9 +71,10 @@ at::Tensor experts(const at::Tensor& x_NH, const at::Tensor& token_P, const at::
 at::Tensor token_nll(const at::Tensor& hidden_NH, const at::Tensor& head_VH, const at::Tensor& target_N) {
   const at::Tensor logits_NV = reference::linear(hidden_NH, head_VH);
   const at::Tensor wide = logits_NV.scalar_type() == at::kDouble ? logits_NV : logits_NV.to(at::kFloat);
-  return at::cross_entropy_loss(wide, target_N.masked_fill(target_N < 0, -100), /*weight=*/{},
-                                at::Reduction::None,
-                                /*ignore_index=*/-100);
+  const at::Tensor nll_N = at::cross_entropy_loss(wide, target_N.masked_fill(target_N < 0, -100),
+                                                  /*weight=*/{}, at::Reduction::None, /*ignore_index=*/-100);
+  return nll_N.masked_fill(~wide.isfinite().all(/*dim=*/1) & (target_N >= 0),
+                           std::numeric_limits<double>::quiet_NaN());
 }
 
 }  // namespace upmoe::ops::reference

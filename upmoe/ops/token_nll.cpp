@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "upmoe/base/error.h"
+#include "upmoe/ops/largest.h"
 #include "upmoe/ops/panel.h"
 #include "upmoe/ops/product.h"
 #include "upmoe/ops/raw.h"
@@ -32,7 +33,8 @@ std::vector<Range> chunks(const Tensor& hidden, const Tensor& head) {
   return cut(hidden.size(0), std::max<std::int64_t>(16, kChunkBytes / bytes));
 }
 
-// What one tile of the vocabulary knows of a token: its largest logit, and the sum of exp(logit - largest).
+// What one tile of the vocabulary knows of a token: its largest logit, and the sum of exp(logit - largest),
+// which is NaN if a logit is not finite.
 struct Part {
   float most, sum;
 };
@@ -67,8 +69,11 @@ Denominator denominator(const Tensor& hidden, const Tensor& head, const std::int
       for (std::int64_t r = 0; r < row.size; ++r) {
         const auto n = static_cast<std::size_t>(row.begin + r);
         const T* logit = data<T>(logits) + r * column.size;
-        const float most = k.max(logit, static_cast<std::size_t>(column.size));
-        part[n * columns.size() + c] = {most, k.sum_exp(logit, static_cast<std::size_t>(column.size), most)};
+        const auto count = static_cast<std::size_t>(column.size);
+        const float most = k.max(logit, count);
+        part[n * columns.size() + c] = {most, std::isfinite(largest(logit, count))
+                                                  ? k.sum_exp(logit, count, most)
+                                                  : std::numeric_limits<float>::quiet_NaN()};
         const std::int64_t t = target[n] - column.begin;
         if (t >= 0 && t < column.size) k.widen(logit + t, 1, &out.picked[n]);
       }
@@ -96,6 +101,23 @@ void logits_backward(const Tensor& logits_NV, const Tensor& dnll_N, const Tensor
       picked = scale * (std::exp(picked - log_sum) - 1);
       if (target[n] >= 0) k.round(&picked, 1, logit + target[n]);
     });
+  });
+}
+
+// sum += dlogits^T x, of some tokens: nothing is rounded on the way to float32.
+void add_to_head(const Tensor& dlogits_NV, const Tensor& x_NH, const Tensor& sum_VH) {
+  if (!has_kernels(x_NH)) {
+    Tensor(sum_VH).addmm_(dlogits_NV.t().to(sum_VH.scalar_type()), x_NH.to(sum_VH.scalar_type()));
+    return;
+  }
+  constexpr std::int64_t kTile = 1024;  // both sides are laid out anew for each tile
+  const std::vector<Range> words = cut(sum_VH.size(0), kTile), columns = cut(sum_VH.size(1), kTile);
+  for_each_tile(static_cast<std::int64_t>(words.size() * columns.size()), [&](std::int64_t i) {
+    const Range v = words[static_cast<std::size_t>(i) / columns.size()],
+                h = columns[static_cast<std::size_t>(i) % columns.size()];
+    const Tensor some = scratch(/*slot=*/0, v.size, h.size, at::kFloat);
+    product(dlogits_NV.narrow(1, v.begin, v.size).t(), x_NH.narrow(1, h.begin, h.size), some);
+    sum_VH.narrow(0, v.begin, v.size).narrow(1, h.begin, h.size).add_(some);
   });
 }
 
@@ -144,7 +166,7 @@ std::tuple<Tensor, Tensor> token_nll_backward(const Tensor& dnll_N, const Tensor
       dlogits = (dlogits.to(wide).softmax(/*dim=*/1) * scale).scatter_add(1, known, -scale).to(dtype);
     }
     dhidden.narrow(0, r.begin, r.size).copy_(at::mm(dlogits, head));
-    dtype == wide ? dhead.addmm_(dlogits.t(), x) : dhead.add_(at::mm(dlogits.t(), x));
+    add_to_head(dlogits, x, dhead);
   }
   return {dhidden, dhead.to(head_VH.scalar_type())};
 }
