@@ -71,7 +71,9 @@ class TokenWriter:
             raise Error(f"the tokenizer has ids up to {vocabulary - 1}, and a token file has ids below {MAX_IDS}")
         self.bin, self.idx = names(out)
         for path in (self.bin, self.idx):
-            if path.is_dir() or (path.exists() and not replace):
+            if path.is_symlink() or (os.path.lexists(path) and not path.is_file()):
+                raise Error(f"{printable(path)}: is there already, and is no file that could be replaced")
+            if path.exists() and not replace:
                 raise Error(f"{printable(path)}: is there already" + ("" if path.is_dir() else "; --replace replaces it"))
         self.code, self.type, self.name = (UINT16, "H", "uint16") if vocabulary <= 65536 else (INT32, "i", "int32")
         self.lengths = array.array("i")
@@ -87,6 +89,9 @@ class TokenWriter:
         except BlockingIOError:
             file.close()
             raise Error(f"{printable(path)}: another process is writing it") from None
+        if os.fstat(file.fileno()).st_nlink > 1:
+            file.close()
+            raise Error(f"{printable(path)}: is a file with another name, which would be overwritten; move it away")
         file.truncate(0)
         return file
 
@@ -144,6 +149,8 @@ class TokenWriter:
     def __exit__(self, *_) -> None:
         """What has no name yet is removed."""
         for path in (self.idx, self.bin):
-            Path(f"{path}{PARTIAL}").unlink(missing_ok=True)
+            partial = Path(f"{path}{PARTIAL}")
+            if partial.exists() and partial.stat().st_nlink == 1:  # one with another name is not ours
+                partial.unlink()
         with contextlib.suppress(OSError):  # of a full disk, which was told
             self._file.close()
