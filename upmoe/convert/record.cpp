@@ -145,12 +145,9 @@ std::string manifest_json(const Plan& plan, const TensorHashes& hashes,
                  {"tensors", in_hex(hashes.source)}};
   const auto card = files.extract("README.md");
   for (const PlannedFile& file : plan.files) files[file.name] = xxh3(file.header);
-  Json output = {{"parameters", plan.parameters},
-                 {"active_parameters", plan.active_parameters},
-                 {"bytes", plan.data_bytes},
-                 {"card_xxh3", hex(card.mapped())},
-                 {"files", in_hex(files)},
-                 {"tensors", in_hex(hashes.output)}};
+  Json output = {{"parameters", plan.parameters}, {"active_parameters", plan.active_parameters},
+                 {"bytes", plan.data_bytes},      {"card_xxh3", hex(card.mapped())},
+                 {"files", in_hex(files)},        {"tensors", in_hex(hashes.output)}};
   Json carried = Json::array(), changed = Json::array();
   for (const SideFile& file : side_files) (file.changed ? changed : carried).push_back(file.name);
   return Json({{"upmoe", kVersion},

@@ -9,7 +9,7 @@
 namespace upmoe::ops {
 namespace {
 
-constexpr std::int64_t kGroupBytes = 32 << 20;  // which malloc then keeps for the next group
+constexpr std::int64_t kGroupBytes = 32 << 20;                   // which malloc then keeps for the next group
 constexpr std::int64_t kBlockBytes = 256 << 20, kLeastRows = 8;  // of a block: the former, but not fewer
 
 // Columns of a tile: the fewer its rows, the more, so that one panel's memory is fetched beside another's
