@@ -78,6 +78,17 @@ TEST(MappedFile, SaysThatTheFileBecameShorterInsteadOfDyingOfIt) {
   other.require_intact();
 }
 
+TEST(MappedFile, SaysThatTheFileWasRemovedUnlessItsNameWasToGo) {
+  const test::TempFolder folder;
+  test::write_file(folder / "f", "abc");
+  const MappedFile kept(folder / "f");
+  MappedFile temporary(folder / "f");
+  temporary.forget_name();
+  std::filesystem::remove(folder / "f");
+  EXPECT_TRUE(fails_with([&] { kept.require_intact(); }, {"/f", "changed, replaced or removed"}));
+  temporary.require_intact();
+}
+
 TEST(MappedFile, LeavesABusErrorThatIsNotItsOwnToBeDeath) {
   const TempFolder folder;
   const MappedFile file(write_file(folder / "f", "text"));  // the handler is there

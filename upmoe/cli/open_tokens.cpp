@@ -48,7 +48,9 @@ TokenFile open_tokens(const std::string& data, const fs::path& model, std::int64
   const TempFolder folder;
   run_upmoe_python({"tokenize", "--output=" + folder.tokens().string(),
                     fmt::format("--max-tokens={}", max_tokens), "--", model.string(), data});
-  return TokenFile(folder.tokens());
+  TokenFile file(folder.tokens());
+  file.forget_name();
+  return file;
 }
 
 }  // namespace upmoe::cli

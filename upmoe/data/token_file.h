@@ -20,6 +20,9 @@ class TokenFile {
   TokenFormat format() const { return layout_.format; }
   std::int64_t size() const { return layout_.size; }
 
+  // The file is removed after this, and stays readable here (MappedFile::forget_name).
+  void forget_name() { file_.forget_name(); }
+
   // Ids begin, begin + 1, ... Throws Error for what is no id (negative, or beyond 31 bits), and when the file
   // has become shorter since.
   void read(std::int64_t begin, std::span<std::int32_t> out) const;

@@ -96,7 +96,8 @@ MappedFile::MappedFile(MappedFile&& other) noexcept
       identity_(other.identity_),
       data_(std::exchange(other.data_, nullptr)),
       size_(std::exchange(other.size_, 0)),
-      range_(std::exchange(other.range_, nullptr)) {}
+      range_(std::exchange(other.range_, nullptr)),
+      has_name_(other.has_name_) {}
 
 MappedFile::~MappedFile() {
   if (data_ == nullptr) return;
@@ -108,6 +109,7 @@ MappedFile::~MappedFile() {
 void MappedFile::require_intact() const {
   require(range_ == nullptr || !range_->damaged, "{}: became shorter than {} bytes while it was read",
           printable(path_.string()), size_);
+  if (!has_name_) return;
   std::error_code error;  // links are followed, as they were when it was opened
   const std::filesystem::path place = std::filesystem::canonical(path_, error);
   require(!error && identity_at(place) == identity_,

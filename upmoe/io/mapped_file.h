@@ -27,12 +27,17 @@ class MappedFile {
   // path is no longer this one, of this size and time.
   void require_intact() const;
 
+  // Its name is about to go, as that of a temporary file: from here on nobody else can change it, and only its
+  // size is looked at.
+  void forget_name() { has_name_ = false; }
+
  private:
   std::filesystem::path path_;
   FileIdentity identity_;
   const std::byte* data_ = nullptr;
   std::size_t size_ = 0;
   MappedRange* range_ = nullptr;
+  bool has_name_ = true;
 };
 
 // A hint: a range of a mapping is not needed for now. Takes its whole pages out of this process's resident
