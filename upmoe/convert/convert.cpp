@@ -148,8 +148,11 @@ class Conversion {
     {
       // Nobody is completing the output while we look. From here on nobody will before we are done.
       const FileDescriptor turn = wait_for_turn();
-      if (output_.was_committed() || is_done(rank)) return {};
-      require_same_work(partial_, head);
+      if (output_.was_committed()) return {};
+      require_same_work(partial_, head);  // first: what is done may be done of another request
+      if (is_done(rank)) return {};
+      // Its files will have their size before their bytes, so from here on the hashes say nothing about them.
+      if (fs::remove(mine)) sync_folder(partial_);
       journal.emplace(partial_ / journal_name(options_.rank), head);
       require_same_work(partial_, head);  // again: now that others can see ours
     }
