@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <memory>
 #include <span>
 
@@ -22,9 +23,8 @@ constexpr std::array<std::string_view, 5> kNames = {"config.json", "model.safete
 // With # for a number.
 constexpr std::array<std::string_view, 2> kWeights = {"model.safetensors", "model-#-of-#.safetensors"};
 constexpr std::array<std::string_view, 2> kJournals = {"upmoe-journal", "upmoe-journal-#-of-#"};
-constexpr std::array<std::string_view, 5> kWorking = {"upmoe-rank-#-of-#.json", "upmoe-rank-#-of-#.json.new",
-                                                      "upmoe-finishing", "upmoe-reflink-trial",
-                                                      "upmoe-reflink-trial-#"};
+constexpr std::array<std::string_view, 4> kWorking = {"upmoe-rank-#-of-#.json", "upmoe-rank-#-of-#.json.new",
+                                                      "upmoe-finishing", "upmoe-reflink-trial"};
 
 // The name with # for each run of digits; a # of its own is no number.
 std::string without_numbers(std::string_view name) {
@@ -41,6 +41,18 @@ std::string without_numbers(std::string_view name) {
 
 bool is_one_of(std::string_view name, std::span<const std::string_view> patterns) {
   return std::ranges::find(patterns, without_numbers(name)) != patterns.end();
+}
+
+// As mkostemp makes it (io/block_file): six letters and digits.
+bool is_reflink_trial(std::string_view name) {
+  constexpr std::string_view kBegin = "upmoe-reflink-trial-";
+  return name.starts_with(kBegin) && name.size() == kBegin.size() + 6 &&
+         std::ranges::all_of(name.substr(kBegin.size()),
+                             [](unsigned char c) { return c < 128 && std::isalnum(c) != 0; });
+}
+
+bool is_working(std::string_view name) {
+  return is_one_of(name, kJournals) || is_one_of(name, kWorking) || is_reflink_trial(name);
 }
 
 std::vector<std::string> names_in(int folder) {
@@ -93,19 +105,18 @@ bool begins_as_journal(int folder, const std::string& name) {
 
 bool is_own(int folder, const std::string& name, const struct stat& info, OwnKind kind) {
   if (name == kTemplatesFolder) return S_ISDIR(info.st_mode) && holds_templates_only(folder);
-  if (!is_own_name(name, kind)) return false;
   // A file under a second name is somebody's, and a run would write into it.
-  if (kind == OwnKind::partial)
-    return S_ISREG(info.st_mode) && info.st_nlink == 1 &&
+  if (kind == OwnKind::partial || is_working(name))
+    return is_own_name(name, OwnKind::partial) && S_ISREG(info.st_mode) && info.st_nlink == 1 &&
            (!is_one_of(name, kJournals) || begins_as_journal(folder, name));
-  return S_ISREG(info.st_mode) || S_ISLNK(info.st_mode);
+  return is_own_name(name, kind) && (S_ISREG(info.st_mode) || S_ISLNK(info.st_mode));
 }
 
 }  // namespace
 
 bool is_own_name(std::string_view name, OwnKind kind) {
   return std::ranges::find(kNames, name) != kNames.end() || is_one_of(name, kWeights) || is_side_file(name) ||
-         (kind == OwnKind::partial && (is_one_of(name, kJournals) || is_one_of(name, kWorking)));
+         (kind == OwnKind::partial && is_working(name));
 }
 
 OwnEntries own_entries(const FileDescriptor& folder, OwnKind kind) {
@@ -126,6 +137,12 @@ OwnEntries own_entries(const FileDescriptor& folder, OwnKind kind) {
   const auto has = [&](const char* name) { return std::ranges::find(out.known, name) != out.known.end(); };
   out.has_config = has("config.json");
   out.has_journal |= has("upmoe.json") && has("upmoe-recipe.toml");
+  return out;
+}
+
+std::vector<std::string> working_files(const FileDescriptor& folder) {
+  std::vector<std::string> out = own_entries(folder, OwnKind::partial).known;
+  std::erase_if(out, [](const std::string& name) { return !is_working(name); });
   return out;
 }
 

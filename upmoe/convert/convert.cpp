@@ -205,7 +205,9 @@ class Conversion {
   }
 
   void write_the_rest(const TensorHashes& hashes) const {
-    std::set<std::string> working;  // what still holds the work together when we are killed now
+    // What holds the work together if we are killed or refused before the folder has its name: commit()
+    // removes it.
+    std::set<std::string> working;
     for (const fs::directory_entry& entry : fs::directory_iterator(partial_))
       if (const std::string name = entry.path().filename().string();
           name.starts_with(kJournal) || name.starts_with("upmoe-rank-"))
@@ -224,7 +226,6 @@ class Conversion {
     write("README.md", model_card(plan_, card_), written);
     write_small_file(partial_ / "upmoe.json", manifest_json(plan_, hashes, carried_, written));
     if (options_.cancelled != nullptr && *options_.cancelled) throw Interrupted();
-    for (const std::string& name : working) fs::remove(partial_ / name);
   }
 
   // That the weights are still there, before they get their name. Those of other ranks by their size.
