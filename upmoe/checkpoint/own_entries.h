@@ -10,7 +10,7 @@ namespace upmoe {
 
 // What stands in a folder, as far as we know it by name and kind. Only what is known is ever deleted.
 struct OwnEntries {
-  std::vector<std::string> known;  // files, and the folder of chat templates
+  std::vector<std::string> known;  // files, and the folders of chat templates and of a download
   std::string foreign;             // the first of all others, with what it is; empty: there is none
   bool has_weights = false, has_config = false;
   bool has_journal = false;  // or is about to lose it: the record of a whole output stands there
