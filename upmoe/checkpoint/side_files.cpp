@@ -114,8 +114,7 @@ std::vector<std::string> side_file_notes(const Folder& source) {
   if (!drop_code(json)) return {};
   return {
       "tokenizer_config.json says that code of the source's own belongs to the tokenizer (auto_map): not "
-      "carried, "
-      "so the tokenizer may do other things here"};
+      "carried, so the tokenizer may do other things here"};
 }
 
 std::string readable_by_both(const std::string& tokenizer_config, std::string_view where) {
