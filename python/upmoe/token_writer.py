@@ -34,10 +34,10 @@ def remove_partial(out: str) -> None:
     for path in names(out):
         partial = Path(f"{path}{PARTIAL}")
         try:
-            TokenWriter._open(partial, os.O_RDWR).close()
+            with TokenWriter._open(partial, os.O_RDWR):
+                partial.unlink()
         except (OSError, Error):
             continue
-        partial.unlink(missing_ok=True)
 
 
 def require_apart(out: str, inputs: list[str]) -> None:
@@ -48,12 +48,20 @@ def require_apart(out: str, inputs: list[str]) -> None:
             for name in inputs:
                 inside = any(_same(place, name) for place in (made, real, *real.parents))
                 if inside or (made.exists() and any(_same(made, file) for file in _files(name))):
-                    raise Error(f"{printable(made)}: the output would be written into its own source, {printable(name)}")
+                    where = "" if _same(made, name) else "in "
+                    raise UsageError(f"--output would write {printable(made)}, which is {where}what is read: {printable(name)}")
 
 
 def _files(folder: str):
     for root, _, found in os.walk(folder):
         yield from (os.path.join(root, name) for name in found)
+
+
+def _is_at(path: Path, file) -> bool:
+    try:
+        return os.path.samestat(os.lstat(path), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def _same(a: Path, b: str) -> bool:
@@ -83,12 +91,16 @@ class TokenWriter:
     @staticmethod
     def _open(path: Path, flags: int = os.O_RDWR | os.O_CREAT):
         """What a killed run has left is used again; what another one is writing is not."""
-        file = open(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666), "wb")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise Error(f"{printable(path)}: another process is writing it") from None
+        while True:
+            file = open(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666), "wb")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                raise Error(f"{printable(path)}: another process is writing it") from None
+            if _is_at(path, file):
+                break
+            file.close()  # another one has finished it between the two: it has its name by now
         if os.fstat(file.fileno()).st_nlink > 1:
             file.close()
             raise Error(f"{printable(path)}: is a file with another name, which would be overwritten; move it away")
@@ -147,8 +159,9 @@ class TokenWriter:
         return self
 
     def __exit__(self, *_) -> None:
-        """What has no name yet is removed."""
-        for path in (self.idx, self.bin):
+        """What has no name yet is removed; behind commit() another one may be writing there."""
+        uncommitted = _is_at(Path(f"{self.bin}{PARTIAL}"), self._file)
+        for path in (self.idx, self.bin) if uncommitted else ():
             partial = Path(f"{path}{PARTIAL}")
             if partial.exists() and partial.stat().st_nlink == 1:  # one with another name is not ours
                 partial.unlink()

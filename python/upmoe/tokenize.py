@@ -10,13 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from upmoe import token_writer
 from upmoe.cuts import MAX_UNCUT, Cuts
 from upmoe.documents import documents
 from upmoe.errors import Error, UsageError, printable
 from upmoe.guard import Limits, still_at_work
 from upmoe.model import Model
-from upmoe.token_writer import TokenWriter, names, remove_partial
+from upmoe.token_writer import TokenWriter, remove_partial, require_apart
 
 NAME = "tokenize"
 SUMMARY = "turn text into a file of token ids (Megatron's .bin and .idx)"
@@ -55,8 +54,7 @@ def run(asked) -> None:
         raise UsageError(f"--max-tokens is {asked.max_tokens}, expected 0 or more")
     if not 0 <= asked.threads <= MAX_THREADS:
         raise UsageError(f"--threads is {asked.threads}, expected 1 to {MAX_THREADS}, or 0 for as many as there are cores")
-    check_places(asked.files, *names(asked.output))
-    token_writer.require_apart(asked.output, [asked.model, *asked.files])
+    require_apart(asked.output, [asked.model, *asked.files])
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     if asked.threads:
         os.environ["RAYON_NUM_THREADS"] = str(asked.threads)  # read when tokenizers first encodes
@@ -103,17 +101,6 @@ def ids_behind(model: Model, eod: str) -> list[int]:
     if number is None:
         raise UsageError(f"{printable(model.folder.path)}: has no eos_token_id; give --eod ID, or --eod none")
     return [model.require_id(number, "eos_token_id")]
-
-
-def check_places(files: list[str], *outputs: Path) -> None:
-    """What is written is none of what is read."""
-    for name in files:
-        given = Path(name).resolve()
-        for out in outputs:
-            there = out.resolve()
-            if given == there or (given.is_dir() and given in there.parents):
-                raise UsageError(f"--output would write {printable(out)}, which is {'in ' if given != there else ''}what is read: "
-                                 f"{printable(name)}")
 
 
 def pieces(model: Model, found: Iterator[tuple[str, str]], most: int) -> Iterator[Piece]:

@@ -268,13 +268,14 @@ TEST(Rope, RefusesOfYarnWhatHasAnotherType) {
       EXPECT_TRUE(
           refused(R"("rope_scaling":{"rope_type":"yarn","factor":2,")" + key + "\":" + value + "}", {key}))
           << key << value;
-  for (const std::string value : {"\"x\"", "1", "null"})
+  for (const std::string value : {"\"x\"", "1"})
     EXPECT_TRUE(refused(R"("rope_scaling":{"rope_type":"yarn","factor":2,"truncate":)" + value + "}",
                         {"'truncate'", "true or false"}))
         << value;
   EXPECT_EQ(
       llama(R"("rope_scaling":{"rope_type":"yarn","factor":2,"beta_fast":null,"beta_slow":0})").rope.type,
       "yarn");
+  EXPECT_EQ(llama(R"("rope_scaling":{"rope_type":"yarn","factor":2,"truncate":null})").rope.type, "yarn");
 }
 
 TEST(Rope, RefusesAPartialRotationWhereverItStands) {

@@ -158,10 +158,27 @@ TEST_F(OutputFolderTest, NeverReplacesAProjectThatHoldsAFileOfOurName) {
 
 // What a trainer, git, a browser's download and a person put beside a model.
 TEST_F(OutputFolderTest, NeverReplacesACheckpointWithSomethingElseInIt) {
-  for (const std::string name :
-       {"optimizer.pt", "trainer_state.json", "training_args.bin", "checkpoint-500/optimizer.pt", ".git/HEAD",
-        "thesis.tex", "model.safetensors.bak", "model-a-of-2.safetensors", "adapter_model.safetensors",
-        "upmoe-journal", "additional_chat_templates/notes.txt", "tokenizer.json/mine"}) {
+  for (const std::string name : {"optimizer.pt",
+                                 "trainer_state.json",
+                                 "training_args.bin",
+                                 "checkpoint-500/optimizer.pt",
+                                 ".git/HEAD",
+                                 "thesis.tex",
+                                 "model.safetensors.bak",
+                                 "model-a-of-2.safetensors",
+                                 "adapter_model.safetensors",
+                                 "upmoe-journal",
+                                 "additional_chat_templates/notes.txt",
+                                 "tokenizer.json/mine",
+                                 "LICENSE-chapter of my thesis.tex",
+                                 "NOTICE of termination.pdf",
+                                 "LICENSE.docx",
+                                 ".cache/mine",
+                                 ".cache/huggingface/mine",
+                                 ".cache/huggingface/download/mine.txt",
+                                 ".cache/pip/a.metadata",
+                                 "pytorch_model.bin.bak",
+                                 "consolidated.00.pth"}) {
     const fs::path place = make_checkpoint("out");
     write_file(place / name, "mine");
     EXPECT_TRUE(fails_with([&] { make(place, true); },
@@ -171,6 +188,29 @@ TEST_F(OutputFolderTest, NeverReplacesACheckpointWithSomethingElseInIt) {
     EXPECT_EQ(temp_.names(), Names{"out"}) << name;
     fs::remove_all(place);
   }
+}
+
+// What `hf download --local-dir` and save_pretrained leave.
+TEST_F(OutputFolderTest, ReplacesWhatIsBesideACheckpointOfTheHub) {
+  const fs::path place = make_checkpoint("out");
+  for (const std::string name :
+       {".gitattributes", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin",
+        "pytorch_model.bin.index.json", "consolidated.safetensors", "LICENSE-MIT.txt", "USE_POLICY.md",
+        "NOTICE", "LICENSE-2.0", ".cache/huggingface/.gitignore", ".cache/huggingface/CACHEDIR.TAG",
+        ".cache/huggingface/download/config.json.metadata", ".cache/huggingface/download/config.json.lock",
+        ".cache/huggingface/download/additional_chat_templates/rag.jinja.metadata"})
+    write_file(place / name, "text");
+  make(place, true);
+  EXPECT_EQ(temp_.names(), Names{"out"});
+  EXPECT_FALSE(fs::exists(place / ".cache"));
+}
+
+TEST_F(OutputFolderTest, ReplacesACheckpointWhoseRunWasKilledBeforeItsJournalWasGone) {
+  const fs::path place = make_checkpoint("out");
+  write_file(place / "upmoe-journal", "upmoe-journal 1 ");
+  make(place, true);
+  EXPECT_EQ(temp_.names(), Names{"out"});
+  EXPECT_FALSE(fs::exists(place / "upmoe-journal"));
 }
 
 TEST_F(OutputFolderTest, ReplacesLinksAndNotWhatTheyLeadTo) {  // a snapshot in a cache

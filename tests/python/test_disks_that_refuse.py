@@ -134,6 +134,7 @@ def test_a_shard_that_vanished_is_made_again_by_a_resume(conversion, undisturbed
     assert code == FAILED and re.search(f"{SHARD}: was deleted.*--resume", message), message
     result = conversion.run("", "--resume")
     assert result.returncode == 0, result.stderr
+    assert re.search("kept +[^\n]* that an earlier run had written", result.stdout), result.stdout
     assert faults.contents(conversion.out) == undisturbed[2]
 
 

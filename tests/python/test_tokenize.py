@@ -1,5 +1,6 @@
 """`upmoe tokenize` and the Python package behind it say what transformers' own tokenizer says."""
 
+import fcntl
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import transformers
 
 import conftest
 import tiny
+from upmoe import token_writer
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 ENVIRONMENT = {**os.environ, "UPMOE_PYTHON": sys.executable, "PYTHONPATH": str(tiny.REPOSITORY / "python")}
@@ -243,6 +245,42 @@ def test_what_a_killed_run_has_left_is_no_hindrance(model, tmp_path):
     assert tokenize(model, tiny.TEXT, "-o", tmp_path / "out").returncode == 0
     assert documents(tmp_path / "out") == [ids_of(model, TEXT) + [2]]
     assert listing(tmp_path) == ["out.bin", "out.idx"]
+
+
+@pytest.mark.parametrize("then", ["write", "clean up"])
+def test_what_another_run_finishes_meanwhile_is_left_alone(tmp_path, monkeypatch, then):
+    out = str(tmp_path / "out")
+    with token_writer.TokenWriter(out, 320, replace=False) as other:
+        other.add([1, 2, 3])
+        flock = fcntl.flock
+
+        def flock_after_the_other(file, how):
+            monkeypatch.setattr(fcntl, "flock", flock)
+            other.commit()
+            other.__exit__()
+            flock(file, how)
+
+        monkeypatch.setattr(fcntl, "flock", flock_after_the_other)
+        if then == "clean up":
+            token_writer.remove_partial(out)
+        else:
+            with token_writer.TokenWriter(out, 320, replace=True) as ours:
+                ours.add([4])
+                assert documents(tmp_path / "out") == [[1, 2, 3]]
+    assert documents(tmp_path / "out") == [[1, 2, 3]]
+    assert listing(tmp_path) == ["out.bin", "out.idx"]
+
+
+def test_behind_its_commit_a_writer_removes_nothing(tmp_path):
+    out = str(tmp_path / "out")
+    with token_writer.TokenWriter(out, 320, replace=False) as first:
+        first.add([1])
+        first.commit()
+        second = token_writer.TokenWriter(out, 320, replace=True)
+    with second:
+        second.add([2])
+        second.commit()
+    assert documents(tmp_path / "out") == [[2]]
 
 
 def test_encode_gives_the_ids_of_transformers(model):

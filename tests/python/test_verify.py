@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 
 import numpy as np
@@ -115,6 +116,21 @@ def test_figures_are_those_of_transformers(method, verify, tiny_folder, convert,
             assert layer["expert_cosine"] == pytest.approx(1)
     if exact:
         assert got["relative_logit_difference"] <= 1e-5 and got["top1_agreement"] == 1
+
+
+def test_what_cannot_be_compared_is_left_open_and_the_rest_is_told(verify, upmoe, tiny_folder, convert, token_file, tmp_path):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "copy")
+    silent = shutil.copytree(dense, tmp_path / "silent")  # the first FFN gives zeros
+    weights = safetensors.torch.load_file(silent / "model.safetensors")
+    weights["model.layers.0.mlp.down_proj.weight"].zero_()
+    safetensors.torch.save_file(weights, silent / "model.safetensors", metadata={"format": "pt"})
+    layers = verify(moe, silent, "--data", token_file, "--context", NUM_WINDOW)["comparison"]["layers"]
+    assert layers[0]["ffn_error"] is None and layers[1]["ffn_error"] < FLOAT32
+    both = verify(convert(silent, "--method", "copy"), silent, "--data", token_file, "--context", NUM_WINDOW)["comparison"]["layers"]
+    assert both[0]["ffn_error"] == 0
+    table = upmoe("verify", moe, "--against", silent, "--data", token_file, "--context", NUM_WINDOW).stdout
+    assert re.search(r"\n0 +- ", table), table
 
 
 def test_likeness_of_experts(verify, tiny_folder, convert, token_file):

@@ -239,7 +239,8 @@ void check_rope(const Json& scaling, const std::string& type, const std::string&
             "{}: low_freq_factor {} of the rope scaling is not below high_freq_factor {}", where,
             scaling.at("low_freq_factor").get<double>(), scaling.at("high_freq_factor").get<double>());
   if (const auto truncate = scaling.find("truncate"); truncate != scaling.end())
-    require(truncate->is_boolean(), "{}: 'truncate' of the rope scaling is {}, expected true or false", where,
+    require(truncate->is_boolean() || truncate->is_null(),
+            "{}: 'truncate' of the rope scaling is {}, expected true or false", where,
             Reader::shown(*truncate));
   for (const auto& [key, value] : scaling.items())
     require(value.is_number() || value.is_boolean() || value.is_string() || value.is_null(),

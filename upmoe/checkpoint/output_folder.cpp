@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
@@ -105,6 +106,18 @@ void remove_replaced(const FileDescriptor& folder, const OwnEntries& entries, co
   } catch (const Error& error) {
     fail("{}: done, but the old folder could not be removed from {}: {}", shown(place), shown(at),
          error.what());
+  }
+}
+
+// Journals and the like go only when the folder has its name: a refused commit leaves all that --resume goes
+// on with. Killed in between, a complete output keeps a journal, which nobody reads there and --replace
+// knows.
+void remove_working_files(const FileDescriptor& folder, const fs::path& place) {
+  try {
+    remove_known(folder, {.known = working_files(folder)}, place);
+    sync_folder(place);
+  } catch (const Error& error) {
+    fail("{}: done, but a working file of the run is still in it: {}", shown(place), error.what());
   }
 }
 
@@ -217,7 +230,8 @@ void OutputFolder::commit() {
     const FileDescriptor old = open_folder(partial_);
     const OwnEntries entries = replaceable_or(old, place_, [&] { exchange(partial_, place_); });
     sync_folder(place_.parent_path());
-    lock_ = FileDescriptor(-1);
+    const FileDescriptor made = std::move(lock_);
+    remove_working_files(made, place_);
     remove_replaced(old, entries, partial_, place_);
     return;
   }
@@ -239,8 +253,9 @@ void OutputFolder::commit() {
     fail("{}: cannot give the finished folder its name: {}{}", shown(place_), std::strerror(reason),
          back ? "" : "; the old folder is at " + shown(aside));
   }
-  lock_ = FileDescriptor(-1);
+  const FileDescriptor made = std::move(lock_);
   sync_folder(place_.parent_path());
+  remove_working_files(made, place_);
   if (replacing) remove_replaced(old, entries, aside, place_);
 }
 

@@ -34,7 +34,8 @@ class OutputFolder {
   // Whether another process has given the folder its name. Throws when it is neither there nor here.
   bool was_committed() const;
 
-  // Makes it durable and gives it its name. All files in it must be durable already.
+  // Makes it durable, gives it its name, and removes the working files of the run from it. All files in it
+  // must be durable already.
   void commit();
 
  private:

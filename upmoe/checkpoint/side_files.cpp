@@ -26,6 +26,7 @@ constexpr std::array<std::string_view, 12> kCarried = {"tokenizer.json",
                                                        "generation_config.json",
                                                        "NOTICE"};
 constexpr std::array<std::string_view, 4> kCarriedPrefixes = {"LICENSE", "LICENCE", "NOTICE", "USE_POLICY"};
+constexpr std::array<std::string_view, 5> kLicenceEndings = {"txt", "md", "pdf", "rst", "html"};
 constexpr std::string_view kTokenizerConfig = "tokenizer_config.json";
 constexpr std::uint64_t kMostBytes = 256u << 20;  // of all of them: they are held in memory
 constexpr std::uint64_t kMostConfigBytes = 16u << 20;
@@ -50,6 +51,24 @@ bool drop_code(OrderedJson& json) {
   return found;
 }
 
+// A licence text as models come with one: LICENSE, LICENSE-MIT, NOTICE.txt, LICENSE-2.0. A document of
+// somebody's own may begin with the word too, and --replace deletes what this says.
+bool is_licence(std::string_view name) {
+  const auto is_letter = [](char c) { return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z'); };
+  const auto is_digit = [](char c) { return '0' <= c && c <= '9'; };
+  const auto is_plain = [&](char c) {
+    return is_letter(c) || is_digit(c) || c == '-' || c == '_' || c == '.';
+  };
+  if (!std::ranges::any_of(kCarriedPrefixes, [&](std::string_view p) { return name.starts_with(p); }) ||
+      !std::ranges::all_of(name, is_plain))
+    return false;
+  const std::size_t dot = name.rfind('.');
+  if (dot == std::string_view::npos) return true;
+  const std::string_view ending = name.substr(dot + 1);
+  return (!ending.empty() && std::ranges::all_of(ending, is_digit)) ||
+         std::ranges::find(kLicenceEndings, ending) != kLicenceEndings.end();
+}
+
 void add(std::vector<SideFile>& out, const Folder& folder, const std::string& name,
          const std::string& prefix) {
   const bool is_config = name == kTokenizerConfig;
@@ -70,9 +89,7 @@ void add(std::vector<SideFile>& out, const Folder& folder, const std::string& na
 }  // namespace
 
 bool is_side_file(std::string_view name) {
-  return std::ranges::find(kCarried, name) != kCarried.end() ||
-         std::ranges::any_of(kCarriedPrefixes,
-                             [&](std::string_view prefix) { return name.starts_with(prefix); });
+  return std::ranges::find(kCarried, name) != kCarried.end() || is_licence(name);
 }
 
 std::vector<SideFile> side_files(const Folder& source) {
@@ -97,8 +114,7 @@ std::vector<std::string> side_file_notes(const Folder& source) {
   if (!drop_code(json)) return {};
   return {
       "tokenizer_config.json says that code of the source's own belongs to the tokenizer (auto_map): not "
-      "carried, "
-      "so the tokenizer may do other things here"};
+      "carried, so the tokenizer may do other things here"};
 }
 
 std::string readable_by_both(const std::string& tokenizer_config, std::string_view where) {

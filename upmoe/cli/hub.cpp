@@ -15,7 +15,7 @@ constexpr const char* kDownload = R"(
 try:
     from huggingface_hub import snapshot_download
 except ImportError:
-    print("no the Python package huggingface_hub is not installed for", sys.executable); sys.exit()
+    print("no the Python package huggingface_hub is not installed for", sys.executable + passed_over); sys.exit()
 try:
     print("ok", snapshot_download(sys.argv[1], revision=sys.argv[2] or None, allow_patterns=[
         "*.safetensors", "*.json", "tokenizer.model", "*.txt", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "README.md"],

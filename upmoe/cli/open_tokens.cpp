@@ -3,7 +3,9 @@
 #include <sys/stat.h>
 
 #include <array>
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 #include <system_error>
 
@@ -24,7 +26,10 @@ class TempFolder {
     std::random_device chance;
     path_ = (fs::temp_directory_path() / fmt::format("upmoe-{:08x}{:08x}", chance(), chance())).string();
     note_temporary_folder(path_.c_str());
-    require(::mkdir(path_.c_str(), S_IRWXU) == 0, "{}: cannot create: {}", printable(path_), ErrnoText{});
+    if (::mkdir(path_.c_str(), S_IRWXU) == 0) return;
+    const std::string why = std::strerror(errno);
+    note_temporary_folder(nullptr);  // there will be no destructor
+    fail("{}: cannot create: {}", printable(path_), why);
   }
   ~TempFolder() {
     std::error_code ignored;

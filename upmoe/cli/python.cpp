@@ -28,21 +28,31 @@ namespace fs = std::filesystem;
 namespace {
 
 // What every program below begins with: nothing is imported from the current folder (safe_environment() says
-// so to Python 3.11 and later), and a parent that is killed takes Python along. Its first argument is the
-// parent, or 0.
+// so to Python 3.11 and later), and a parent that is killed takes Python along. Its first arguments are the
+// parent, or 0, and words about a .venv that was passed over. Where UPMOE_PYTHON is a script that does not
+// `exec`, Python dies with that script, which need not die with us.
 constexpr const char* kBegin = R"(
 import sys
 sys.path[:] = [place for place in sys.path if place]
 import os
 parent = int(sys.argv.pop(1))
+passed_over = sys.argv.pop(1)
 if parent:
+    started_by = os.getppid()
     try:
         import ctypes
         ctypes.CDLL(None).prctl(1, 9)  # PR_SET_PDEATHSIG, SIGKILL
     except (ImportError, OSError, AttributeError):
         pass
-    if os.getppid() != parent:
-        os._exit(1)
+    gone = os.getppid() != started_by or (started_by == 1 and parent != 1)
+    try:
+        os.kill(parent, 0)
+    except ProcessLookupError:
+        gone = True
+    except PermissionError:
+        pass
+    if gone:
+        sys.exit("upmoe: what started this Python is gone")
 )";
 
 // Like `-m upmoe`, and says what to do where the package is missing.
@@ -50,15 +60,21 @@ constexpr const char* kUpmoe = R"(
 try:
     from upmoe.__main__ import main
 except ImportError as error:
-    sys.exit(f"upmoe: the Python package upmoe is not installed for {sys.executable} ({error}): "
+    sys.exit(f"upmoe: the Python package upmoe is not installed for {sys.executable} ({error}){passed_over}: "
              "'make build' does it, or in the source tree: pip install ./python")
 sys.exit(main())
 )";
 
+struct Python {
+  std::string path;
+  std::string passed_over;  // words for an error, about a .venv that was not taken
+};
+
 // Of a Python that runs `program`, which sees the arguments as sys.argv[1:].
-std::vector<std::string> command_line(const std::string& python, const char* program, pid_t parent,
+std::vector<std::string> command_line(const Python& python, const char* program, pid_t parent,
                                       const std::vector<std::string>& arguments) {
-  std::vector<std::string> all = {python, "-c", std::string(kBegin) + program, std::to_string(parent)};
+  std::vector<std::string> all = {python.path, "-c", std::string(kBegin) + program, std::to_string(parent),
+                                  python.passed_over};
   all.insert(all.end(), arguments.begin(), arguments.end());
   return all;
 }
@@ -112,6 +128,34 @@ std::string read_all(const FileDescriptor& file) {
   return text;
 }
 
+// UPMOE_PYTHON, or .venv of the source tree that the program was built in, or python3: a path. A name alone
+// is looked for in PATH, and never in the current folder. Throws Error where there is none.
+Python find_python() {
+  Python out;
+  std::string name = "python3";
+  if (const char* named = std::getenv("UPMOE_PYTHON"); named != nullptr && *named != '\0') {
+    name = named;
+    if (name.find('/') != std::string::npos) return {name, ""};
+  } else {
+    fs::path folder = own_program().parent_path();
+    require(!folder.empty(),
+            "cannot see where this program lies, whose .venv has the Python to run: /proc is missing; set "
+            "UPMOE_PYTHON");
+    for (; folder.has_relative_path(); folder = folder.parent_path()) {
+      const fs::path python = folder / ".venv/bin/python";
+      if (std::error_code ignored; !fs::exists(python, ignored)) continue;
+      if (is_ours(folder)) return {python.string(), ""};
+      if (out.passed_over.empty())
+        out.passed_over = fmt::format("; {} was passed over, because anybody can write to its folder",
+                                      printable((folder / ".venv").string()));
+    }
+  }
+  out.path = find_program(name);
+  require(!out.path.empty(), "there is no {} in PATH{}; set UPMOE_PYTHON to a Python that has {}",
+          printable(name), out.passed_over, kNeeded);
+  return out;
+}
+
 struct PythonOutcome {
   int code = 0;  // of its exit; 128 + the signal that ended it
   std::string output;
@@ -123,7 +167,7 @@ struct Streams {  // that a child gets; negative: ours
 };
 
 pid_t start(const char* program, const std::vector<std::string>& arguments, const Streams& streams) {
-  const std::string python = find_python();
+  const Python python = find_python();
   const std::vector<std::string> words = command_line(python, program, ::getpid(), arguments);
   const std::vector<std::string> environment = safe_environment();
   posix_spawn_file_actions_t actions;
@@ -142,11 +186,11 @@ pid_t start(const char* program, const std::vector<std::string>& arguments, cons
   }
   const Uninterrupted until_it_is_noted;
   pid_t child = 0;
-  const int error = ::posix_spawn(&child, python.c_str(), &actions, &attributes, pointers(words).data(),
+  const int error = ::posix_spawn(&child, python.path.c_str(), &actions, &attributes, pointers(words).data(),
                                   pointers(environment).data());
   posix_spawnattr_destroy(&attributes);
   posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) fail_to_run(python, error);
+  if (error != 0) fail_to_run(python.path, error);
   note_child(child);
   return child;
 }
@@ -196,26 +240,6 @@ void throw_failure(int code, const FileDescriptor& said) {
 
 }  // namespace
 
-std::string find_python() {
-  std::string name = "python3";
-  if (const char* named = std::getenv("UPMOE_PYTHON"); named != nullptr && *named != '\0') {
-    name = named;
-    if (name.find('/') != std::string::npos) return name;
-  } else {
-    fs::path folder = own_program().parent_path();
-    require(!folder.empty(),
-            "cannot see where this program lies, whose .venv has the Python to run: /proc is missing; set "
-            "UPMOE_PYTHON");
-    for (; folder.has_relative_path(); folder = folder.parent_path())
-      if (const fs::path python = folder / ".venv/bin/python"; is_ours(folder) && fs::exists(python))
-        return python.string();
-  }
-  const std::string found = find_program(name);
-  require(!found.empty(), "there is no {} in PATH; set UPMOE_PYTHON to a Python that has {}", printable(name),
-          kNeeded);
-  return found;
-}
-
 std::string run_python(const char* program, const std::vector<std::string>& arguments) {
   return run(program, arguments, /*input=*/"", /*standard_error=*/-1).output;
 }
@@ -258,11 +282,11 @@ void PythonFilter::finish() {
 }
 
 void become_upmoe_python(const std::vector<std::string>& arguments) {
-  const std::string python = find_python();
+  const Python python = find_python();
   const std::vector<std::string> words = command_line(python, kUpmoe, /*parent=*/0, arguments);
   const std::vector<std::string> environment = safe_environment();
-  ::execve(python.c_str(), pointers(words).data(), pointers(environment).data());
-  fail_to_run(python, errno);
+  ::execve(python.path.c_str(), pointers(words).data(), pointers(environment).data());
+  fail_to_run(python.path, errno);
 }
 
 }  // namespace upmoe::cli

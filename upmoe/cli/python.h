@@ -7,12 +7,10 @@
 
 namespace upmoe::cli {
 
-// UPMOE_PYTHON, or .venv of the source tree that the program was built in, or python3: a path. A name alone
-// is looked for in PATH, and never in the current folder. Throws Error where there is none.
-std::string find_python();
-
-// Runs a program in Python, which sees the arguments as sys.argv[1:], and gives what it prints on standard
-// output. What it says on standard error goes to ours. Throws Error when there is no Python.
+// Runs a program in Python: UPMOE_PYTHON, or .venv of the source tree that the program was built in, or
+// python3. A name alone is looked for in PATH, and never in the current folder. The program sees the
+// arguments as sys.argv[1:], and gives what it prints on standard output. What it says on standard error goes
+// to ours. Throws Error when there is no Python.
 //
 // Neither this Python nor those below run anything out of the current folder, and they end when we do.
 std::string run_python(const char* program, const std::vector<std::string>& arguments);

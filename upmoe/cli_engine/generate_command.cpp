@@ -177,13 +177,17 @@ int run(Arguments arguments) {
   });
   if (decoder) decoder->finish();
   model::require_intact(model);
+  const bool was_interrupted = found.stop == Generated::Stop::interrupt;
+  const bool has_nothing = was_interrupted && found.tokens.empty();
+  if (has_nothing && !options.json) throw Interrupted();
   if (options.json)
     print_json(arguments.folder, prompt, found, as_text);
   else
     fmt::print("\n");
   std::fflush(stdout);
+  if (has_nothing) throw Interrupted();
   say_speed(model, prompt, found);
-  return found.stop == Generated::Stop::interrupt ? kInterrupted : kOk;
+  return was_interrupted ? kInterrupted : kOk;
 }
 
 }  // namespace

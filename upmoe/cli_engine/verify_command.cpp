@@ -39,11 +39,14 @@ void run_both(Verified& found, const fs::path& moe_folder, const fs::path& dense
 // A function that is preserved can be seen only where the arithmetic is exact enough.
 void hold_exact(Verified& found) {
   if (!found.receipt.promised_exact || !found.comparison || found.compute != "fp32") return;
-  const double relative = found.comparison->relative_difference();
-  Promise promise{"function",
-                  fmt::format("logits differ by {:.2g} of the largest, at most {:g}", relative, eval::kExact),
-                  {}};
-  if (relative > eval::kExact) promise.broken.push_back("the function is not that of the dense model");
+  const std::optional<double> relative = found.comparison->relative_difference();
+  Promise promise{
+      "function",
+      relative ? fmt::format("logits differ by {:.2g} of the largest, at most {:g}", *relative, eval::kExact)
+               : "logits differ where all of the dense model's are zero",
+      {}};
+  if (!relative || *relative > eval::kExact)
+    promise.broken.push_back("the function is not that of the dense model");
   found.receipt.promises.push_back(std::move(promise));
 }
 

@@ -93,6 +93,10 @@ std::string load_text(const std::vector<std::int64_t>& load_E) {
   return out;
 }
 
+// "-" where there was nothing to compare with.
+std::string error_text(std::optional<double> error) { return error ? fmt::format("{:.3g}", *error) : "-"; }
+Json error_json(std::optional<double> error) { return error ? Json(*error) : Json(); }
+
 void write_comparison(Text& out, const Verified& found, const eval::Comparison& c) {
   out("\non {}: {} tokens in windows of {}, arithmetic {}\n", printable(found.data), c.tokens,
       found.windows.context, found.compute);
@@ -103,16 +107,16 @@ void write_comparison(Text& out, const Verified& found, const eval::Comparison& 
   out("{:<12}perplexity {:.2f}, nll {:.4f}{}\n", "dense", c.dense.perplexity(), c.dense.nll(),
       error(c.dense));
   out("{:<12}perplexity {:.2f}, nll {:.4f}{}\n", "this", c.moe.perplexity(), c.moe.nll(), error(c.moe));
-  out("{:<12}max |difference| {:.3g}, which is {:.3g} of the largest; mean {:.3g}\n", "logits",
-      c.most_difference, c.relative_difference(), c.mean_difference);
+  out("{:<12}max |difference| {:.3g}, which is {} of the largest; mean {:.3g}\n", "logits", c.most_difference,
+      error_text(c.relative_difference()), c.mean_difference);
   out("{:<12}KL(dense || this) {:.4g} nats a token, at most {:.4g}\n", "predictions", c.kl_mean, c.kl_most);
   out("{:<12}{:.2f} % of tokens have the same most likely successor\n", "top-1", 100 * c.agreement);
   out("\n{:<6}{:>10}{:>10}{:>10}{:>10}{:>10}   load of each expert, %\n", "layer", "FFN error", "drift",
       "likeness", "entropy", "logit std");
   for (std::size_t l = 0; l < c.layers.size(); ++l)
-    out("{:<6}{:>10.3g}{:>10.3g}{:>10.4f}{:>10.4f}{:>10.3f}   {}\n", l, c.layers[l].ffn_error,
-        c.layers[l].drift, c.layers[l].expert_cosine, c.experts[l].router_entropy, c.experts[l].logit_std,
-        load_text(c.experts[l].load_E));
+    out("{:<6}{:>10}{:>10}{:>10.4f}{:>10.4f}{:>10.3f}   {}\n", l, error_text(c.layers[l].ffn_error),
+        error_text(c.layers[l].drift), c.layers[l].expert_cosine, c.experts[l].router_entropy,
+        c.experts[l].logit_std, load_text(c.experts[l].load_E));
 }
 
 void write_promises(Text& out, const Receipt& receipt) {
@@ -131,8 +135,8 @@ void write_promises(Text& out, const Receipt& receipt) {
 }
 
 Json layer_json(const eval::Comparison::Layer& layer, const eval::ExpertUse::Layer& use) {
-  return {{"ffn_error", layer.ffn_error},
-          {"drift", layer.drift},
+  return {{"ffn_error", error_json(layer.ffn_error)},
+          {"drift", error_json(layer.drift)},
           {"expert_cosine", layer.expert_cosine},
           {"router_entropy", use.router_entropy},
           {"load_entropy", use.load_entropy},
@@ -155,7 +159,7 @@ Json comparison_json(const Verified& found, const eval::Comparison& c) {
           {"dense", text(c.dense)},
           {"moe", text(c.moe)},
           {"max_logit_difference", c.most_difference},
-          {"relative_logit_difference", c.relative_difference()},
+          {"relative_logit_difference", error_json(c.relative_difference())},
           {"mean_logit_difference", c.mean_difference},
           {"kl_mean", c.kl_mean},
           {"kl_max", c.kl_most},

@@ -191,8 +191,7 @@ void BlockMaker::require_made_finite(const PlannedTensor& planned, std::uint64_t
   require(!stopped_, "stopped");
   fail(
       "'{}' would have {}: what '{}' makes of '{}' is more than {} can hold; store the source in a wider "
-      "type, "
-      "or choose another method",
+      "type, or choose another method",
       info.name, what, plan_.request.method, weight.is.name, name(info.dtype));
 }
 

@@ -148,8 +148,11 @@ class Conversion {
     {
       // Nobody is completing the output while we look. From here on nobody will before we are done.
       const FileDescriptor turn = wait_for_turn();
-      if (output_.was_committed() || is_done(rank)) return {};
-      require_same_work(partial_, head);
+      if (output_.was_committed()) return {};
+      require_same_work(partial_, head);  // first: what is done may be done of another request
+      if (is_done(rank)) return {};
+      // Its files will have their size before their bytes, so from here on the hashes say nothing about them.
+      if (fs::remove(mine)) sync_folder(partial_);
       journal.emplace(partial_ / journal_name(options_.rank), head);
       require_same_work(partial_, head);  // again: now that others can see ours
     }
@@ -202,7 +205,9 @@ class Conversion {
   }
 
   void write_the_rest(const TensorHashes& hashes) const {
-    std::set<std::string> working;  // what still holds the work together when we are killed now
+    // What holds the work together if we are killed or refused before the folder has its name: commit()
+    // removes it.
+    std::set<std::string> working;
     for (const fs::directory_entry& entry : fs::directory_iterator(partial_))
       if (const std::string name = entry.path().filename().string();
           name.starts_with(kJournal) || name.starts_with("upmoe-rank-"))
@@ -221,7 +226,6 @@ class Conversion {
     write("README.md", model_card(plan_, card_), written);
     write_small_file(partial_ / "upmoe.json", manifest_json(plan_, hashes, carried_, written));
     if (options_.cancelled != nullptr && *options_.cancelled) throw Interrupted();
-    for (const std::string& name : working) fs::remove(partial_ / name);
   }
 
   // That the weights are still there, before they get their name. Those of other ranks by their size.

@@ -28,7 +28,10 @@ class RelativeError {
     difference_ += number((a.to(at::kDouble) - wide).pow(2).sum());
     size_ += number(wide.pow(2).sum());
   }
-  double value() const { return std::sqrt(relative(difference_, size_)); }
+  std::optional<double> value() const {
+    const std::optional<double> squared = relative(difference_, size_);
+    return squared ? std::optional(std::sqrt(*squared)) : std::nullopt;
+  }
 
  private:
   double difference_ = 0, size_ = 0;

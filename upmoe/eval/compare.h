@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "upmoe/eval/expert_use.h"
@@ -9,11 +10,15 @@
 // Shape letters: N tokens, H hidden size, V vocabulary, E experts.
 namespace upmoe::eval {
 
-// difference / size; infinite where there is a difference and nothing to compare it with.
-inline double relative(double difference, double size) { return difference == 0 ? 0 : difference / size; }
+// difference / size; nothing where there is a difference and nothing to compare it with.
+inline std::optional<double> relative(double difference, double size) {
+  if (difference == 0) return 0;
+  return size == 0 ? std::nullopt : std::optional(difference / size);
+}
 
 // How far the function of a Mixture of Experts is from that of the dense model it was made of, on some text.
-// Errors are relative: |a - b| / |b| over all tokens, b the dense model's.
+// Errors are relative: |a - b| / |b| over all tokens, b the dense model's. Those to a b of zeros are not
+// known.
 struct Comparison {
   std::int64_t tokens = 0;                          // whose logits were compared
   double most_difference = 0, mean_difference = 0;  // of a logit, absolute
@@ -23,15 +28,16 @@ struct Comparison {
   NllSum dense, moe;
 
   struct Layer {
-    double ffn_error = 0;      // of what the FFN gives, when both are fed what the dense model's FFN sees
-    double drift = 0;          // of what the FFN sees, in the two models as they run
-    double expert_cosine = 1;  // mean over pairs of experts: between what they give for the same token
+    std::optional<double>
+        ffn_error;                // of what the FFN gives, when both are fed what the dense model's FFN sees
+    std::optional<double> drift;  // of what the FFN sees, in the two models as they run
+    double expert_cosine = 1;     // mean over pairs of experts: between what they give for the same token
   };
   std::vector<Layer> layers;
   std::vector<ExpertUse::Layer> experts;
 
   // What "function-preserving" promises for float32.
-  double relative_difference() const { return relative(most_difference, most_logit); }
+  std::optional<double> relative_difference() const { return relative(most_difference, most_logit); }
 };
 inline constexpr double kExact = 1e-5;  // of relative_difference(): sums of some thousand terms, reordered
 

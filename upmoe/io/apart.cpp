@@ -42,12 +42,13 @@ fs::path resolved(const fs::path& path) {
 void require_apart(const fs::path& output, const fs::path& input) {
   const fs::path out = resolved(output), in = resolved(input);
   const bool inside = lies_in(out, in), around = lies_in(in, out) || leads_to(in, out);
-  require(!inside || !around, "{}: the output would replace its own source, {}", printable(output.string()),
-          printable(input.string()));
-  require(!around, "{}: the output would replace its own source, {}, which lies in it",
-          printable(output.string()), printable(input.string()));
-  require(!inside, "{}: the output would be written into its own source, {}; choose a place outside of it",
-          printable(output.string()), printable(input.string()));
+  require_asked(!inside || !around, "{}: the output would replace its own source, {}",
+                printable(output.string()), printable(input.string()));
+  require_asked(!around, "{}: the output would replace its own source, {}, which lies in it",
+                printable(output.string()), printable(input.string()));
+  require_asked(!inside,
+                "{}: the output would be written into its own source, {}; choose a place outside of it",
+                printable(output.string()), printable(input.string()));
 }
 
 }  // namespace upmoe

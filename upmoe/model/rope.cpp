@@ -67,7 +67,8 @@ Frequencies yarn(const DenseConfig& config, const Json& scaling) {
     return value == 0 ? preset : value;
   };
   double low = dimension(asked("beta_fast", 32)), high = dimension(asked("beta_slow", 1));
-  if (scaling.value("truncate", true)) {
+  const auto truncate = scaling.find("truncate");  // null is false, as in transformers
+  if (truncate == scaling.end() || *truncate == true) {
     low = std::floor(low);
     high = std::ceil(high);
   }
