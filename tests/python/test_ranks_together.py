@@ -1,5 +1,6 @@
 """Ranks that end at the same moment, or are killed at any: one of them completes the output, and it is whole."""
 
+import fcntl
 import itertools
 import os
 import random
@@ -133,3 +134,15 @@ def test_what_ranks_have_done_is_not_completed_with_the_record_of_another_reques
     assert result.returncode == 1 and "seed" in result.stderr, result.stdout + result.stderr
     assert zero.run().returncode == 0
     assert faults.contents(zero.out) == undisturbed[1]
+
+
+def test_a_rank_that_waits_for_its_turn_can_be_interrupted(ranks):
+    zero, one = ranks("waits", 2)
+    assert zero.run().returncode == 0
+    with (zero.out.with_name("out.upmoe-partial") / "model-00001-of-00005.safetensors").open("r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waiting = start(one, "flock:3:STOP")  # the first try was in vain
+        waiting.send_signal(signal.SIGINT)
+        go_on(waiting)
+        waiting.communicate(timeout=20)
+    assert waiting.returncode == 130

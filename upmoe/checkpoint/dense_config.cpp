@@ -356,8 +356,7 @@ DenseConfig read_config(Reader& config, std::string_view model_type, const Confi
   out.eos_token_id = config.token("eos_token_id", "2", out.vocab_size);
   out.pad_token_id = config.token("pad_token_id", "null", out.vocab_size);
   for (const std::string& key : config.rest())
-    if (std::ranges::find(kIgnored, key) == kIgnored.end() &&
-        std::ranges::find(own_keys, key) == own_keys.end())
+    if (!is_ignored_key(key) && std::ranges::find(own_keys, key) == own_keys.end())
       out.unknown.push_back(printable(key, 100));
   require(out.unknown.size() <= kMostUnknown, "{}: has {} keys that no {} has; is it a config.json?",
           config.where(), out.unknown.size(), out.model_type);
@@ -381,5 +380,7 @@ DenseConfig parse_llama_like_config(std::string_view text, std::string_view wher
   const std::string model_type = config.text("model_type", "");
   return read_config(config, model_type, defaults, own_keys);
 }
+
+bool is_ignored_key(std::string_view key) { return std::ranges::find(kIgnored, key) != kIgnored.end(); }
 
 }  // namespace upmoe

@@ -51,4 +51,7 @@ DenseConfig parse_dense_config(std::string_view text, std::string_view where);
 DenseConfig parse_llama_like_config(std::string_view text, std::string_view where,
                                     const ConfigDefaults& defaults, const std::vector<std::string>& own_keys);
 
+// Whether a key changes nothing in what a model computes, or belongs to other machinery.
+bool is_ignored_key(std::string_view key);
+
 }  // namespace upmoe

@@ -6,9 +6,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "upmoe/base/error.h"
@@ -86,6 +88,9 @@ void check_place(const fs::path& place, bool replace) {
   if (fs::is_empty(place, error)) return;
   require(replace, "{}: exists already; choose another output, or replace it with --replace", shown(place));
   replaceable(open_folder(place), place);
+  // Where folders can't be exchanged the old one steps aside, to this name.
+  require(!is_there(aside_of(place)), "{}: left behind by a run that replaced {}; move it away",
+          shown(aside_of(place)), shown(place));
 }
 
 // replaceable(), but a folder that is not gets its name back first.
@@ -153,6 +158,10 @@ OutputFolder::OutputFolder(const fs::path& place, bool replace, Leftover leftove
     const int reason = errno;
     lock_ = FileDescriptor(-1);
     if (is_new && reason != EWOULDBLOCK) fs::remove(partial_, error);  // nobody has come to it yet
+    if (reason == ENOENT) {                                            // it was there a moment ago
+      check_place(place_, replace);
+      fail("{}: another run has finished it, or given it up, just now", shown(place_));
+    }
     require(reason != EWOULDBLOCK, "{}: another run is writing this output", shown(place_));
     fail("{}: cannot open and lock: {}", shown(partial_), std::strerror(reason));
   }
@@ -193,11 +202,17 @@ bool OutputFolder::is_at(const fs::path& path) const {
   return there && there->is_same_file(identity_of(lock_, path));
 }
 
-FileDescriptor OutputFolder::wait_for_turn(const std::string& file) const {
+FileDescriptor OutputFolder::wait_for_turn(const std::string& file,
+                                           const std::atomic<bool>* cancelled) const {
   FileDescriptor lock(::openat(lock_.get(), file.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
   require(lock.get() >= 0, "{}: cannot open: {}", shown(partial_ / file), ErrnoText{});
-  while (::flock(lock.get(), LOCK_EX) != 0)
-    require(errno == EINTR, "{}: cannot lock: {}", shown(partial_ / file), ErrnoText{});
+  // In short steps: a wait in the kernel would go on after a Ctrl-C.
+  while (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    require(errno == EINTR || errno == EWOULDBLOCK, "{}: cannot lock: {}", shown(partial_ / file),
+            ErrnoText{});
+    if (cancelled != nullptr && *cancelled) throw Interrupted();
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
   return lock;
 }
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <atomic>
 #include <filesystem>
 #include <string>
 
@@ -30,7 +31,8 @@ class OutputFolder {
 
   // Of several processes one at a time goes on from here, until what is returned is gone. The lock is on
   // `file`, one of the output's own, which goes along to the final place: two can never hold one each.
-  FileDescriptor wait_for_turn(const std::string& file) const;
+  // Throws Interrupted when `cancelled` becomes true meanwhile.
+  FileDescriptor wait_for_turn(const std::string& file, const std::atomic<bool>* cancelled) const;
   // Whether another process has given the folder its name. Throws when it is neither there nor here.
   bool was_committed() const;
 

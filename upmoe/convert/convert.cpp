@@ -138,7 +138,9 @@ class Conversion {
 
   // ---- several ranks ----
 
-  FileDescriptor wait_for_turn() const { return output_.wait_for_turn(plan_.files.front().name); }
+  FileDescriptor wait_for_turn() const {
+    return output_.wait_for_turn(plan_.files.front().name, options_.cancelled);
+  }
 
   Converted run_rank() {
     const auto [rank, ranks] = options_.rank;

@@ -31,7 +31,10 @@ class ReadAhead {
   // Lets everyone go who waits: the run has failed, and nobody will give slots back.
   void stop();
 
-  std::uint64_t bytes_read() const { return bytes_read_; }  // when all tasks are done
+  std::uint64_t bytes_read() const {
+    const std::lock_guard lock(mutex_);
+    return bytes_read_;
+  }
 
  private:
   struct State {
@@ -47,7 +50,7 @@ class ReadAhead {
 
   FileWindow& window_;
   const Schedule& schedule_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::vector<State> loads_;
   std::size_t next_ = 0;

@@ -8,6 +8,7 @@
 #include "upmoe/base/error.h"
 #include "upmoe/base/hash.h"
 #include "upmoe/base/text.h"
+#include "upmoe/checkpoint/dense_config.h"
 #include "upmoe/checkpoint/index.h"
 #include "upmoe/checkpoint/side_files.h"
 #include "upmoe/io/file_descriptor.h"
@@ -56,6 +57,25 @@ std::string shown(const nlohmann::json& value) {
   return printable(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), 80);
 }
 
+// transformers 5 saves some fields under other names.
+nlohmann::json with_older_names(nlohmann::json config) {
+  if (const auto dtype = config.find("dtype"); dtype != config.end() && !config.contains("torch_dtype")) {
+    config["torch_dtype"] = nlohmann::json(*dtype);
+    config.erase("dtype");
+  }
+  const auto rope = config.find("rope_parameters");
+  if (rope == config.end() || !rope->is_object() || !rope->contains("rope_theta") ||
+      config.contains("rope_theta"))
+    return config;
+  nlohmann::json scaling = *rope;
+  config.erase("rope_parameters");
+  config["rope_theta"] = scaling["rope_theta"];
+  scaling.erase("rope_theta");
+  const bool is_plain = scaling == nlohmann::json{{"rope_type", "default"}};
+  if (!config.contains("rope_scaling")) config["rope_scaling"] = is_plain ? nlohmann::json() : scaling;
+  return config;
+}
+
 }  // namespace
 
 FilesReceipt compare_files(const Folder& folder, const Weights& weights, const Record& record) {
@@ -85,18 +105,21 @@ FilesReceipt compare_files(const Folder& folder, const Weights& weights, const R
   return out;
 }
 
-std::vector<std::string> config_differences(const nlohmann::json& found, const nlohmann::json& expected) {
-  std::vector<std::string> out;
+ConfigDifferences config_differences(const nlohmann::json& saved, const nlohmann::json& expected) {
+  const nlohmann::json found = with_older_names(saved);
+  ConfigDifferences out;
   for (const auto& [key, value] : expected.items()) {
     const auto there = found.find(key);
-    if (there == found.end())
-      out.push_back(fmt::format("{} is missing, expected {}", key, shown(value)));
-    else if (*there != value)
-      out.push_back(fmt::format("{} is {}, expected {}", key, shown(*there), shown(value)));
+    const bool is_missing = there == found.end();
+    if (is_missing ? value.is_null() : *there == value) continue;
+    std::string what = is_missing ? fmt::format("{} is missing, expected {}", key, shown(value))
+                                  : fmt::format("{} is {}, expected {}", key, shown(*there), shown(value));
+    (key == "transformers_version" ? out.notes : out.broken).push_back(std::move(what));
   }
   for (const auto& [key, value] : found.items())
     if (!expected.contains(key))
-      out.push_back(fmt::format("{} is {}, and was not written", printable(key), shown(value)));
+      (value.is_null() || is_ignored_key(key) ? out.notes : out.broken)
+          .push_back(fmt::format("{} is {}, and was not written", printable(key), shown(value)));
   return out;
 }
 

@@ -18,6 +18,11 @@ struct FilesReceipt {
 FilesReceipt compare_files(const Folder& folder, const Weights& weights, const Record& record);
 
 // Each field that is not as expected: "rope_theta is 5000.0, expected 10000.0".
-std::vector<std::string> config_differences(const nlohmann::json& found, const nlohmann::json& expected);
+struct ConfigDifferences {
+  std::vector<std::string> broken;
+  std::vector<std::string>
+      notes;  // what save_pretrained adds and changes, and nothing that is computed follows
+};
+ConfigDifferences config_differences(const nlohmann::json& found, const nlohmann::json& expected);
 
 }  // namespace upmoe

@@ -264,9 +264,12 @@ class Maker {
       const auto expected =
           target_.config(dense_.config(), promised_shape_,
                          dense_.config().tie_word_embeddings && record_->keep_tied, dense_.torch_dtype());
-      promise.broken = config_differences(config_, nlohmann::json::parse(expected.dump()));
+      ConfigDifferences differences = config_differences(config_, nlohmann::json::parse(expected.dump()));
+      promise.broken = std::move(differences.broken);
       if (promise.broken.empty() && record_->files.contains("config.json"))
-        promise.broken.emplace_back("its bytes are others than were written, and every field is as expected");
+        out.notes.emplace_back(
+            "config.json has other bytes than were written, and every field is as expected");
+      for (const std::string& what : differences.notes) out.notes.push_back("config.json: " + what);
     }
     out.promises.push_back(std::move(promise));
   }
