@@ -28,20 +28,11 @@ std::vector<std::string> names_of(const std::vector<SideFile>& files) {
 
 TEST(SideFiles, AreWhatBelongsToACheckpoint) {
   const test::TempFolder folder;
-  const std::vector<std::string> carried = {"LICENSE",
-                                            "LICENSE.txt",
-                                            "NOTICE",
-                                            "USE_POLICY.md",
-                                            "added_tokens.json",
-                                            "chat_template.jinja",
-                                            "generation_config.json",
-                                            "merges.txt",
-                                            "special_tokens_map.json",
-                                            "tekken.json",
-                                            "tokenizer.json",
-                                            "tokenizer.model",
-                                            "tokenizer_config.json",
-                                            "vocab.json"};
+  const std::vector<std::string> carried = {
+      "LICENSE",         "LICENSE.llama3",          "LICENSE.txt",         "NOTICE",
+      "USE_POLICY.md",   "added_tokens.json",       "chat_template.jinja", "generation_config.json",
+      "merges.txt",      "special_tokens_map.json", "tekken.json",         "tokenizer.json",
+      "tokenizer.model", "tokenizer_config.json",   "vocab.json"};
   for (const std::string& name : carried) write_file(folder / name, "{}");
   for (const std::string name :
        {"config.json", "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",

@@ -44,6 +44,8 @@ TEST(Settings, TakeAListByRepetition) {
 TEST(Settings, TakeAListFromARecipe) {
   EXPECT_EQ(parsed({}, "allow = [\"not-finite\"]\n").allow.values, std::vector<std::string>{"not-finite"});
   EXPECT_EQ(parsed({}, "allow = []\n").allow.values, std::vector<std::string>());
+  EXPECT_EQ(parsed({"--allow", "not-finite"}, "allow = [\"router-init\"]\n").allow.values,
+            (std::vector<std::string>{"router-init", "not-finite"}));
 }
 
 TEST(Settings, RefuseAListWhereOneValueIsExpected) {

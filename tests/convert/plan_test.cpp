@@ -40,6 +40,18 @@ TEST_F(PlanTest, CountsParametersBytesAndActiveParameters) {
   EXPECT_EQ(plan.active_parameters, plan.source.parameters() + ffn + routers);
 }
 
+TEST_F(PlanTest, ForecastsTheMemoryOfSideFilesAndRouters) {
+  ConvertRequest asked = request();
+  const std::uint64_t before = make_plan(asked).peak_memory;
+  test::write_file(asked.folder / "LICENSE", std::string(5'000'000, 'x'));
+  EXPECT_EQ(make_plan(asked).peak_memory, before + 5'000'000);
+  asked.experts = 4096;
+  const Plan many = make_plan(asked);
+  const auto routers = static_cast<std::uint64_t>(4096 * 4 * many.source.config().hidden_size *
+                                                  many.source.config().num_layers);
+  EXPECT_GE(many.peak_memory, before + 5'000'000 + routers / 2);
+}
+
 TEST_F(PlanTest, NamesEveryTensorOnceAndLaysThemEndToEnd) {
   ConvertRequest asked = request();
   asked.max_shard_bytes = 30'000;

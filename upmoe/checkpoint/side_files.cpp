@@ -51,17 +51,19 @@ bool drop_code(OrderedJson& json) {
   return found;
 }
 
+bool is_licence(std::string_view name) {
+  return std::ranges::any_of(kCarriedPrefixes, [&](std::string_view p) { return name.starts_with(p); });
+}
+
 // A licence text as models come with one: LICENSE, LICENSE-MIT, NOTICE.txt, LICENSE-2.0. A document of
 // somebody's own may begin with the word too, and --replace deletes what this says.
-bool is_licence(std::string_view name) {
+bool is_plain_licence(std::string_view name) {
   const auto is_letter = [](char c) { return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z'); };
   const auto is_digit = [](char c) { return '0' <= c && c <= '9'; };
   const auto is_plain = [&](char c) {
     return is_letter(c) || is_digit(c) || c == '-' || c == '_' || c == '.';
   };
-  if (!std::ranges::any_of(kCarriedPrefixes, [&](std::string_view p) { return name.starts_with(p); }) ||
-      !std::ranges::all_of(name, is_plain))
-    return false;
+  if (!is_licence(name) || !std::ranges::all_of(name, is_plain)) return false;
   const std::size_t dot = name.rfind('.');
   if (dot == std::string_view::npos) return true;
   const std::string_view ending = name.substr(dot + 1);
@@ -89,13 +91,13 @@ void add(std::vector<SideFile>& out, const Folder& folder, const std::string& na
 }  // namespace
 
 bool is_side_file(std::string_view name) {
-  return std::ranges::find(kCarried, name) != kCarried.end() || is_licence(name);
+  return std::ranges::find(kCarried, name) != kCarried.end() || is_plain_licence(name);
 }
 
 std::vector<SideFile> side_files(const Folder& source) {
   std::vector<SideFile> out;
   for (const std::string& name : source.names())
-    if (is_side_file(name)) add(out, source, name, "");
+    if (is_side_file(name) || is_licence(name)) add(out, source, name, "");  // any licence is carried
   const std::filesystem::path templates = source.path() / kTemplatesFolder;
   if (std::filesystem::symlink_status(templates).type() == std::filesystem::file_type::directory) {
     const Folder folder = source.folder(kTemplatesFolder);

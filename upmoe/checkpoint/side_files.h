@@ -19,7 +19,8 @@ std::vector<SideFile> side_files(const Folder& source);
 // What a user should know about how they are carried, a sentence each.
 std::vector<std::string> side_file_notes(const Folder& source);
 
-// Whether a file of this name is such, and the folder of more chat templates (NAME.jinja).
+// Whether a file of this name is such beyond doubt, so that it may be replaced with its folder; and the
+// folder of more chat templates (NAME.jinja).
 bool is_side_file(std::string_view name);
 inline constexpr const char* kTemplatesFolder = "additional_chat_templates";
 

@@ -44,10 +44,14 @@ Values Settings::values(const std::filesystem::path& recipe, const std::vector<s
     throw UsageError(
         fmt::format("{}: '{}' is said on the command line only, so that no recipe deletes anything",
                     printable(recipe.string()), kReplace));
-  for (const Entry& entry : entries_)
-    if (entry.option->count() > 0)
-      out[entry.info.name] =
-          entry.info.type == "flag" ? option_value::write(entry.option->as<bool>()) : entry.text;
+  for (const Entry& entry : entries_) {
+    if (entry.option->count() == 0) continue;
+    std::string& value = out[entry.info.name];
+    if (entry.info.type == "list" && !value.empty())
+      value += "," + entry.text;
+    else
+      value = entry.info.type == "flag" ? option_value::write(entry.option->as<bool>()) : entry.text;
+  }
   return out;
 }
 

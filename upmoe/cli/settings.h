@@ -20,8 +20,8 @@ class Settings {
   void add(CLI::App& app, const OptionInfo& option, const std::string& group);
 
   // After parsing: everything that the command line and the recipe say, by name. The recipe is a TOML file of
-  // the same names (empty: none); the command line wins. An unknown key is an error, and so is "replace":
-  // that is said, not remembered. `also`: keys that are no options.
+  // the same names (empty: none); the command line wins, and adds to a list. An unknown key is an error, and
+  // so is "replace": that is said, not remembered. `also`: keys that are no options.
   Values values(const std::filesystem::path& recipe, const std::vector<std::string>& also) const;
 
  private:

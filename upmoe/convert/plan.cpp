@@ -133,6 +133,20 @@ void lay_out(Plan& plan, std::vector<PlannedTensor> tensors) {
   }
 }
 
+// Routers are drawn whole, in float32, and are there as long as a block of theirs is in one of the buffers.
+std::uint64_t routers_in_memory(const Plan& plan) {
+  const auto one = static_cast<std::uint64_t>(plan.shape.experts * plan.source.config().hidden_size) * 4;
+  const auto layers = static_cast<std::uint64_t>(plan.source.config().num_layers);
+  return std::min(layers * one, 2 * (kPoolBlocks * kBlockBytes + one));
+}
+
+// Tokenizer and other side files are held from the start to the end.
+std::uint64_t side_files_in_memory(const Plan& plan) {
+  std::uint64_t bytes = 0;
+  for (const SideFile& file : side_files(plan.source.folder())) bytes += file.text.size();
+  return bytes;
+}
+
 void forecast(Plan& plan) {
   const auto count = [](const TensorInfo& info) {
     return info.bytes() * 8 / static_cast<std::uint64_t>(bits(info.dtype));
@@ -150,8 +164,9 @@ void forecast(Plan& plan) {
   plan.active_parameters = plan.parameters - experts / E * (E - K);
   // The program and its plan, the block buffers, and what of the source is in memory at a time.
   const Demand schedule = demand(plan);
-  plan.peak_memory =
-      (24u << 20) + 4 * headers + schedule.bookkeeping + (kPoolBlocks + schedule.slots) * kBlockBytes;
+  plan.peak_memory = (24u << 20) + 4 * headers + schedule.bookkeeping +
+                     (kPoolBlocks + schedule.slots) * kBlockBytes + routers_in_memory(plan) +
+                     side_files_in_memory(plan);
 }
 
 }  // namespace

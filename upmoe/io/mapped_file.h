@@ -27,8 +27,8 @@ class MappedFile {
   // path is no longer this one, of this size and time.
   void require_intact() const;
 
-  // Its name is about to go, as that of a temporary file: from here on nobody else can change it, and only its
-  // size is looked at.
+  // Its name is about to go, as that of a temporary file: from here on nobody else can change it, and only
+  // its size is looked at.
   void forget_name() { has_name_ = false; }
 
  private:
