@@ -269,7 +269,7 @@ def test_force_does_not_replace_a_folder_that_is_no_checkpoint(source, upmoe):
 def test_the_source_is_not_replaced_by_its_own_output(source, upmoe, force):
     before = {path.name: path.read_bytes() for path in source.iterdir()}
     result = upmoe("convert", source, source, *force)
-    assert result.returncode == FAILED
+    assert result.returncode == USAGE
     assert {path.name: path.read_bytes() for path in source.iterdir()} == before
 
 

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <cerrno>
+#include <cstring>
 #include <memory>
 #include <span>
 
@@ -61,10 +63,17 @@ bool is_working(std::string_view name) {
   return is_one_of(name, kJournals) || is_one_of(name, kWorking) || is_reflink_trial(name);
 }
 
+// For messages: an open folder has no other name here.
+std::string place_of(int folder) {
+  std::error_code ignored;
+  return printable(std::filesystem::read_symlink(fmt::format("/proc/self/fd/{}", folder), ignored).string());
+}
+
 std::vector<std::string> names_in(int folder) {
   const int copy = ::openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   const std::unique_ptr<DIR, int (*)(DIR*)> open(copy < 0 ? nullptr : ::fdopendir(copy), ::closedir);
-  require(open != nullptr, "cannot read a folder: {}", ErrnoText{});
+  const int reason = errno;
+  require(open != nullptr, "{}: cannot read the folder: {}", place_of(folder), std::strerror(reason));
   std::vector<std::string> out;
   while (const dirent* entry = ::readdir(open.get()))
     if (const std::string name = entry->d_name; name != "." && name != "..") out.push_back(name);
