@@ -107,11 +107,10 @@ TEST_P(EveryTarget, WritesFloatsAsFloats) {
 }
 
 TEST_P(EveryTarget, CarriesTokenIdsOfEveryForm) {
-  const Json config =
-      GetParam().config(dense(R"(,"bos_token_id":128000,"eos_token_id":[128001,128009],"pad_token_id":-1)"),
-                        kShape, false, "bfloat16");
-  EXPECT_EQ(config.at("bos_token_id"), 128000);
-  EXPECT_EQ(config.at("eos_token_id"), Json::array({128001, 128009}));
+  const Json config = GetParam().config(
+      dense(R"(,"bos_token_id":280,"eos_token_id":[281,289],"pad_token_id":-1)"), kShape, false, "bfloat16");
+  EXPECT_EQ(config.at("bos_token_id"), 280);
+  EXPECT_EQ(config.at("eos_token_id"), Json::array({281, 289}));
   EXPECT_TRUE(config.at("pad_token_id").is_null());
 }
 
