@@ -250,13 +250,3 @@ def test_folders_nested_deeper_than_functions_of_python(whole):
         subprocess.run(["rm", "-r", top], check=True)  # Python's own needs a function for each level
     assert result.returncode == 0, result.stderr
     assert "in 2 documents" in result.stdout
-
-
-def test_a_tokenizer_whose_ids_do_not_fit(whole):
-    tokenizer = json.loads((whole / "tokenizer.json").read_text())
-    tokenizer["model"]["vocab"]["~"] = 2**31
-    (whole / "tokenizer.json").write_text(json.dumps(tokenizer))
-    (whole / "a.txt").write_text("~")
-    result = conftest.run("tokenize", whole, whole / "a.txt", "-o", whole.parent / "tokens")
-    assert_refused(result, FAILED, r"tokens\.bin: the tokenizer gives token 2147483648, which (uint16|int32) cannot hold")
-    assert not list(whole.glob("tokens*"))
