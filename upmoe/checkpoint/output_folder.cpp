@@ -118,12 +118,28 @@ void remove_replaced(const FileDescriptor& folder, const OwnEntries& entries, co
 // on with. Killed in between, a complete output keeps a journal, which nobody reads there and --replace
 // knows.
 void remove_working_files(const FileDescriptor& folder, const fs::path& place) {
+  const auto remove = [&] { remove_known(folder, {.known = working_files(folder)}, place); };
   try {
-    remove_known(folder, {.known = working_files(folder)}, place);
+    try {
+      remove();
+    } catch (const Error&) {
+      remove();  // a second time: what failed once may pass, and nobody else will
+    }
     sync_folder(place);
   } catch (const Error& error) {
-    fail("{}: done, but a working file of the run is still in it: {}", shown(place), error.what());
+    fail("{}: done, but a working file of the run may still be in it: {}", shown(place), error.what());
   }
+}
+
+// The folder has its name: that is made durable first. Where it can't be, the output is whole all the same.
+void finish_in_place(const FileDescriptor& folder, const fs::path& place) {
+  try {
+    sync_folder(place.parent_path());
+  } catch (const Error&) {
+    remove_working_files(folder, place);
+    throw;
+  }
+  remove_working_files(folder, place);
 }
 
 int exchange(const fs::path& a, const fs::path& b) {
@@ -244,9 +260,8 @@ void OutputFolder::commit() {
     // By now the old one is there. It is checked once more: what is removed is what was checked.
     const FileDescriptor old = open_folder(partial_);
     const OwnEntries entries = replaceable_or(old, place_, [&] { exchange(partial_, place_); });
-    sync_folder(place_.parent_path());
     const FileDescriptor made = std::move(lock_);
-    remove_working_files(made, place_);
+    finish_in_place(made, place_);
     remove_replaced(old, entries, partial_, place_);
     return;
   }
@@ -269,8 +284,7 @@ void OutputFolder::commit() {
          back ? "" : "; the old folder is at " + shown(aside));
   }
   const FileDescriptor made = std::move(lock_);
-  sync_folder(place_.parent_path());
-  remove_working_files(made, place_);
+  finish_in_place(made, place_);
   if (replacing) remove_replaced(old, entries, aside, place_);
 }
 

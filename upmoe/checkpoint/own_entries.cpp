@@ -188,7 +188,7 @@ OwnEntries own_entries(const FileDescriptor& folder, OwnKind kind) {
 }
 
 std::vector<std::string> working_files(const FileDescriptor& folder) {
-  std::vector<std::string> out = own_entries(folder, OwnKind::partial).known;
+  std::vector<std::string> out = names_in(folder.get());
   std::erase_if(out, [](const std::string& name) { return !is_working(name); });
   return out;
 }

@@ -24,7 +24,8 @@ enum class OwnKind { checkpoint, partial };
 bool is_own_name(std::string_view name, OwnKind kind);
 OwnEntries own_entries(const FileDescriptor& folder, OwnKind kind);
 
-// Those of a run's own that are no part of an output: journals, hashes of ranks.
+// By their names, in a folder that a run of ours holds: what is no part of an output. Journals, hashes of
+// ranks.
 std::vector<std::string> working_files(const FileDescriptor& folder);
 
 // Deletes what is known, through the open folder. What has come in the meantime stays.
