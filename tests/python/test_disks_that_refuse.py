@@ -16,14 +16,6 @@ PARTIAL = "out.upmoe-partial"
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    library = faults.build(tmp_path_factory.mktemp("faults"))
-    if library is None:
-        pytest.skip("no C compiler (cc) for tests/faults/faults.c")
-    return library
-
-
-@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, library):
     """A source, how many system calls a conversion takes, and what comes out of it."""
     folder = tmp_path_factory.mktemp("undisturbed")

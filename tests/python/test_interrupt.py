@@ -19,14 +19,6 @@ SENTENCE = r"upmoe: interrupted; nothing was left behind\n"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    library = faults.build(tmp_path_factory.mktemp("faults"))
-    if library is None:
-        pytest.skip("no C compiler (cc) for tests/faults/faults.c")
-    return library
-
-
 @pytest.fixture
 def model(tiny_folder):
     return tiny_folder(tiny.VARIANTS[0])

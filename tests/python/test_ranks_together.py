@@ -19,14 +19,6 @@ BY_THIS, BY_ANOTHER = "the output was completed by this rank", "the output was c
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    library = faults.build(tmp_path_factory.mktemp("faults"))
-    if library is None:
-        pytest.skip("no C compiler (cc) for tests/faults/faults.c")
-    return library
-
-
-@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, library):
     """A source and what comes out of it."""
     folder = tmp_path_factory.mktemp("undisturbed")

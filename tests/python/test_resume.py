@@ -28,14 +28,6 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    library = faults.build(tmp_path_factory.mktemp("faults"))
-    if library is None:
-        pytest.skip("no C compiler (cc) for tests/faults/faults.c")
-    return library
-
-
-@pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, library):
     """A source, what comes out of it, and how many system calls that takes."""
     folder = tmp_path_factory.mktemp("undisturbed")

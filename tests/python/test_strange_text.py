@@ -17,7 +17,6 @@ import pytest
 import tokenizers
 
 import conftest
-import faults
 import tiny
 
 FAILED, USAGE = 1, 2
@@ -244,10 +243,7 @@ def test_an_output_among_what_is_read(out, folder, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["write:1:ENOSPC", "write:1+:EDQUOT", "fsync:1:EIO", "fsync:2:ENOSPC", "rename:2:EIO"])
-def test_a_full_disk_is_told_with_the_files_name(fault, folder, tmp_path):
-    library = faults.build(tmp_path)
-    if library is None:
-        pytest.skip("no C compiler (cc) for tests/faults/faults.c")
+def test_a_full_disk_is_told_with_the_files_name(fault, folder, library, tmp_path):
     place = tmp_path / "place"
     place.mkdir()
     env = {**ENVIRONMENT, "LD_PRELOAD": str(library), "UPMOE_FAULTS": fault, "UPMOE_FAULTS_UNDER": str(place)}
