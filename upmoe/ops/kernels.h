@@ -37,7 +37,10 @@ struct KernelsOf {
   void (*add)(float weight, const T* x, std::size_t count, float* sum);
   void (*round)(const float* x, std::size_t count, T* out);
   void (*widen)(const T* x, std::size_t count, float* out);
+  // The largest number; NaN if one of them is not finite.
   float (*max)(const T* x, std::size_t count);
+  // The largest in size; infinite or NaN if one of them is.
+  float (*largest)(const T* x, std::size_t count);
   // Sum of exp(x - offset).
   float (*sum_exp)(const T* x, std::size_t count, float offset);
   // x = scale * exp(x - offset)

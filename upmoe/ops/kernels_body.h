@@ -322,19 +322,34 @@ void widen(const T* x, std::size_t count, float* out) {
 
 template <class T>
 float max(const T* x, std::size_t count) {
-  Floats most = all(-std::numeric_limits<float>::infinity());
+  Floats most = all(-std::numeric_limits<float>::infinity()), zero{};
   std::size_t i = 0;
   for (; i + kLanes <= count; i += kLanes) {
     const Floats v = load(x + i, kLanes);
     most = v > most ? v : most;
+    zero += v * 0.0F;  // NaN from the first number on that is not finite
   }
-  float out = -std::numeric_limits<float>::infinity();
+  float out = -std::numeric_limits<float>::infinity(), rest = sum_of(zero);
   for (std::size_t l = 0; l < kLanes; ++l) out = most[l] > out ? most[l] : out;
   for (; i < count; ++i) {
     const float v = load(x + i, 1)[0];
     out = v > out ? v : out;
+    rest += v * 0.0F;
   }
-  return out;
+  return out + rest;
+}
+
+template <class T>
+float largest(const T* x, std::size_t count) {
+  // Without their signs, bits of numbers are in the order of the numbers; infinity comes next, then NaN.
+  Ints most{};
+  in_registers(count, [&](std::size_t i, std::size_t n) {
+    const Ints v = bits_of<Ints>(load(x + i, n)) & 0x7FFFFFFF;
+    most = v > most ? v : most;
+  });
+  std::int32_t out = 0;
+  for (std::size_t l = 0; l < kLanes; ++l) out = most[l] > out ? most[l] : out;
+  return bits_of<float>(out);
 }
 
 template <class T>
@@ -369,9 +384,9 @@ void softmax(float* x, std::size_t count, float scale, T* out) {
 #include "upmoe/ops/pack_body.h"
 
 template <class T>
-constexpr KernelsOf<T> kOf = {dots<T>,    multiply<T>,   rms_norm<T>, swiglu<T>, swiglu_backward<T>,
-                              rotate<T>,  add<T>,        round<T>,    widen<T>,  max<T>,
-                              sum_exp<T>, scaled_exp<T>, softmax<T>};
+constexpr KernelsOf<T> kOf = {dots<T>,    multiply<T>, rms_norm<T>,   swiglu<T>, swiglu_backward<T>,
+                              rotate<T>,  add<T>,      round<T>,      widen<T>,  max<T>,
+                              largest<T>, sum_exp<T>,  scaled_exp<T>, softmax<T>};
 
 }  // namespace
 

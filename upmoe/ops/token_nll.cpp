@@ -7,7 +7,6 @@
 #include <limits>
 
 #include "upmoe/base/error.h"
-#include "upmoe/ops/largest.h"
 #include "upmoe/ops/panel.h"
 #include "upmoe/ops/product.h"
 #include "upmoe/ops/raw.h"
@@ -33,8 +32,8 @@ std::vector<Range> chunks(const Tensor& hidden, const Tensor& head) {
   return cut(hidden.size(0), std::max<std::int64_t>(16, kChunkBytes / bytes));
 }
 
-// What one tile of the vocabulary knows of a token: its largest logit, and the sum of exp(logit - largest),
-// which is NaN if a logit is not finite.
+// What one tile of the vocabulary knows of a token: its largest logit, and the sum of exp(logit - largest);
+// both are NaN if a logit is not finite.
 struct Part {
   float most, sum;
 };
@@ -71,9 +70,7 @@ Denominator denominator(const Tensor& hidden, const Tensor& head, const std::int
         const T* logit = data<T>(logits) + r * column.size;
         const auto count = static_cast<std::size_t>(column.size);
         const float most = k.max(logit, count);
-        part[n * columns.size() + c] = {most, std::isfinite(largest(logit, count))
-                                                  ? k.sum_exp(logit, count, most)
-                                                  : std::numeric_limits<float>::quiet_NaN()};
+        part[n * columns.size() + c] = {most, k.sum_exp(logit, count, most)};
         const std::int64_t t = target[n] - column.begin;
         if (t >= 0 && t < column.size) k.widen(logit + t, 1, &out.picked[n]);
       }
