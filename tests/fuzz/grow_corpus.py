@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""grow_corpus.py PROGRAM FOUND: takes the best of what a run has found into tests/fuzz/corpus/.
+"""grow_corpus.py PROGRAM FOUND: takes the best of what a run has found into tests/fuzz/corpus/TARGET.txt.
 
 The seeds of make_corpus.py stay. Of the rest (FOUND and the corpus as it is) those are kept that add most features of
-coverage for their bytes, until MOST_FILES or MOST_BYTES. Their names are the SHA-1 of their bytes, as libFuzzer has it.
+coverage for their bytes, until MOST_FILES or MOST_BYTES.
 """
 
-import hashlib
 import pathlib
 import re
 import subprocess
 import sys
 import tempfile
+
+import found_inputs
 
 MOST_FILES, MOST_BYTES = 150, 200_000
 HASH = re.compile("[0-9a-f]{40}")
@@ -50,17 +51,16 @@ def choose(candidates: dict[pathlib.Path, set[int]], covered: set[int]) -> list[
 
 
 def main(program: str, found: pathlib.Path) -> None:
-    corpus = pathlib.Path(__file__).parent / "corpus" / pathlib.Path(program).name
-    of_file = features(program, [corpus, found])
-    is_seed = {path: path.parent == corpus and not HASH.fullmatch(path.name) for path in of_file}
-    covered = set().union(*(of_file[path] for path in of_file if is_seed[path]))
-    kept = {path.read_bytes() for path in choose({p: f for p, f in of_file.items() if not is_seed[p]}, covered)}
-    for path in corpus.iterdir():
-        if HASH.fullmatch(path.name):
-            path.unlink()
-    for text in kept:
-        (corpus / hashlib.sha1(text).hexdigest()).write_bytes(text)
-    print(f"{corpus.name}: {len(kept)} files, {sum(map(len, kept))} bytes beside the seeds")
+    target = pathlib.Path(program).name
+    with tempfile.TemporaryDirectory() as scratch:
+        subprocess.run([sys.executable, pathlib.Path(__file__).with_name("make_corpus.py"), scratch], check=True)
+        corpus = pathlib.Path(scratch) / target
+        of_file = features(program, [corpus, found])
+        is_seed = {path: path.parent == corpus and not HASH.fullmatch(path.name) for path in of_file}
+        covered = set().union(*(of_file[path] for path in of_file if is_seed[path]))
+        kept = {path.read_bytes() for path in choose({p: f for p, f in of_file.items() if not is_seed[p]}, covered)}
+    found_inputs.write(target, kept)
+    print(f"{target}: {len(kept)} inputs, {sum(map(len, kept))} bytes beside the seeds")
 
 
 if __name__ == "__main__":

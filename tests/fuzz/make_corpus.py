@@ -1,17 +1,28 @@
 #!/usr/bin/env python3
-"""Writes the seeds in tests/fuzz/corpus/: the files whose names are words. The others, named by a hash, were found by a run."""
+"""make_corpus.py FOLDER: makes FOLDER/TARGET/ anew for each fuzz target, with a file for each input of its corpus.
+
+The seeds below have words for names. The inputs that runs have found (found_inputs.py) are named by a hash.
+"""
+
 import json
 import pathlib
+import shutil
 import struct
+import sys
 
-CORPUS = pathlib.Path(__file__).parent / "corpus"
+import found_inputs
+
+CORPUS = pathlib.Path(sys.argv[1])
 
 
 def write(target: str, seeds: dict[str, bytes | str]) -> None:
     folder = CORPUS / target
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     for name, seed in seeds.items():
         (folder / name).write_bytes(seed.encode() if isinstance(seed, str) else seed)
+    for text in found_inputs.read(target):
+        (folder / found_inputs.name(text)).write_bytes(text)
 
 
 def safetensors(header: object, data: bytes = b"") -> bytes:
