@@ -1,9 +1,11 @@
 # `make` says what there is. The work is in scripts/, which can be run directly.
-.PHONY: help build demo test kill-test fuzz format tidy clean
+.PHONY: help build install demo test kill-test fuzz format tidy clean
 export FUZZ_SECONDS ?= 600
+PREFIX ?= /usr/local
 
 help:
 	@echo 'make build      install what is missing; the program build/upmoe; Python in .venv and .venv-tf4'
+	@echo 'make install    put what is built under PREFIX=$(PREFIX) (docs/install.md)'
 	@echo 'make demo       convert a real model and let transformers run it; MODEL=folder-or-hub-id for your own'
 	@echo 'make test       every test: C++ under three presets, Python under transformers 5 and 4'
 	@echo 'make kill-test  kill a conversion at UPMOE_KILLS=1000 random points, resume it, compare the bytes'
@@ -15,6 +17,9 @@ help:
 build:
 	@scripts/setup
 	@scripts/build release
+
+install:
+	@scripts/install '$(PREFIX)'
 
 demo:
 	@scripts/demo
