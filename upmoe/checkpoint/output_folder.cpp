@@ -17,6 +17,7 @@
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/own_entries.h"
 #include "upmoe/io/apart.h"
+#include "upmoe/io/open_folder.h"
 
 namespace upmoe {
 namespace fs = std::filesystem;

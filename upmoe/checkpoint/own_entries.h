@@ -1,9 +1,9 @@
 #pragma once
 #include <filesystem>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "upmoe/checkpoint/own_names.h"
 #include "upmoe/io/file_descriptor.h"
 
 namespace upmoe {
@@ -17,11 +17,8 @@ struct OwnEntries {
   bool has_bytes = false;    // in any of its files
 };
 
-// `checkpoint`: the files that a checkpoint of ours or of transformers has, and links of such names; and the
-// working files of a run that was killed just after it gave the folder its name.
-// `partial`: those and the working files of a conversion, each of them a file that has no other name.
-enum class OwnKind { checkpoint, partial };
-bool is_own_name(std::string_view name, OwnKind kind);
+// Of a checkpoint: files of such names, and links; and working files of a run that was killed just after it
+// gave the folder its name. Of a partial folder: files of such names that have no other name.
 OwnEntries own_entries(const FileDescriptor& folder, OwnKind kind);
 
 // By their names, in a folder that a run of ours holds: what is no part of an output. Journals, hashes of
@@ -31,7 +28,5 @@ std::vector<std::string> working_files(const FileDescriptor& folder);
 // Deletes what is known, through the open folder. What has come in the meantime stays.
 void remove_known(const FileDescriptor& folder, const OwnEntries& entries,
                   const std::filesystem::path& shown);
-
-FileDescriptor open_folder(const std::filesystem::path& path);  // which is no link
 
 }  // namespace upmoe

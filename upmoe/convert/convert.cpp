@@ -16,6 +16,7 @@
 #include "upmoe/checkpoint/own_entries.h"
 #include "upmoe/convert/record.h"
 #include "upmoe/io/file_descriptor.h"
+#include "upmoe/io/open_folder.h"
 
 namespace upmoe {
 namespace fs = std::filesystem;
