@@ -78,6 +78,7 @@ class TokenWriter:
         if vocabulary > MAX_IDS:
             raise Error(f"the tokenizer has ids up to {vocabulary - 1}, and a token file has ids below {MAX_IDS}")
         self.bin, self.idx = names(out)
+        self._replace = replace
         for path in (self.bin, self.idx):
             if path.is_symlink() or (os.path.lexists(path) and not path.is_file()):
                 raise Error(f"{printable(path)}: is there already, and is no file that could be replaced")
@@ -150,10 +151,28 @@ class TokenWriter:
                 file.flush()
                 os.fsync(file.fileno())
         size = self._file.tell() + index.tell()
-        os.replace(f"{self.idx}{PARTIAL}", self.idx)
-        os.replace(f"{self.bin}{PARTIAL}", self.bin)
+        self._give_name(self.idx)
+        try:
+            self._give_name(self.bin)
+        except Error:
+            if not self._replace:
+                self.idx.unlink()
+            raise
         index.close()
         return size
+
+    def _give_name(self, path: Path) -> None:
+        partial = f"{path}{PARTIAL}"
+        with self._naming(path):
+            if not self._replace:
+                try:
+                    os.link(partial, path)  # unlike a rename, it fails where somebody has taken the name
+                    os.unlink(partial)
+                    return
+                except OSError:
+                    if os.path.lexists(path):
+                        raise
+            os.replace(partial, path)  # as asked, or on a file system without links
 
     def __enter__(self):
         return self

@@ -11,13 +11,17 @@
 #include "upmoe/format/safetensors_writer.h"
 
 namespace {
-std::function<void()> before_the_next_lock;
+std::function<void()> before_the_next_lock, before_the_next_fsync;
 }
 
 // In front of the C library's: between opening a file and locking it a test lets something happen.
 extern "C" int flock(int fd, int how) noexcept {
   if (const auto happen = std::exchange(before_the_next_lock, nullptr)) happen();
   return static_cast<int>(::syscall(SYS_flock, fd, how));
+}
+extern "C" int fsync(int fd) {
+  if (const auto happen = std::exchange(before_the_next_fsync, nullptr)) happen();
+  return static_cast<int>(::syscall(SYS_fsync, fd));
 }
 
 namespace upmoe {
@@ -85,6 +89,27 @@ TEST(SafetensorsWriter, DoesNotTouchAFileThatAnotherRunHasFinishedJustNow) {
     EXPECT_EQ(folder.names(), std::vector<std::string>{"x"});
     EXPECT_EQ(SafetensorsFile(folder / "x").tensors().size(), 2u);
   }
+}
+
+TEST(SafetensorsWriter, DoesNotReplaceAFileThatAppearsInTheLastMoment) {
+  const test::TempFolder folder;
+  {
+    SafetensorsWriter out = writer(folder / "x");
+    out.put("a", kA), out.put("b", kB);
+    before_the_next_fsync = [&] { test::write_file(folder / "x", "foreign"); };
+    EXPECT_TRUE(
+        fails_with([&] { out.commit(); }, {"x: cannot give the finished file its name: File exists"}));
+  }
+  EXPECT_EQ(test::read_file(folder / "x"), "foreign");
+  EXPECT_EQ(folder.names(), std::vector<std::string>{"x"});
+}
+
+TEST(SafetensorsWriter, DoesNotWriteIntoAFileThatHasAnotherName) {
+  const test::TempFolder folder;
+  test::write_file(folder / "foreign", "foreign");
+  std::filesystem::create_hard_link(folder / "foreign", folder / "x.upmoe-partial");
+  EXPECT_TRUE(fails_with([&] { writer(folder / "x"); }, {"x.upmoe-partial: is a file with another name"}));
+  EXPECT_EQ(test::read_file(folder / "foreign"), "foreign");
 }
 
 TEST(SafetensorsWriter, RefusesASecondRunAndKeepsTheFileOfTheFirst) {

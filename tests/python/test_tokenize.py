@@ -19,6 +19,7 @@ import transformers
 import conftest
 import tiny
 from upmoe import token_writer
+from upmoe.errors import Error
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 ENVIRONMENT = {**os.environ, "UPMOE_PYTHON": sys.executable, "PYTHONPATH": str(tiny.REPOSITORY / "python")}
@@ -269,6 +270,16 @@ def test_what_another_run_finishes_meanwhile_is_left_alone(tmp_path, monkeypatch
                 assert documents(tmp_path / "out") == [[1, 2, 3]]
     assert documents(tmp_path / "out") == [[1, 2, 3]]
     assert listing(tmp_path) == ["out.bin", "out.idx"]
+
+
+@pytest.mark.parametrize("end", ["bin", "idx"])
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path, end):
+    with pytest.raises(Error, match=f"out.{end}: File exists"), token_writer.TokenWriter(str(tmp_path / "out"), 320, replace=False) as ours:
+        ours.add([4])
+        (tmp_path / f"out.{end}").write_text("foreign")
+        ours.commit()
+    assert (tmp_path / f"out.{end}").read_text() == "foreign"
+    assert listing(tmp_path) == [f"out.{end}"]
 
 
 def test_behind_its_commit_a_writer_removes_nothing(tmp_path):

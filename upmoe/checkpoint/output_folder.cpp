@@ -272,9 +272,8 @@ void OutputFolder::commit() {
   FileDescriptor old(-1);
   OwnEntries entries;
   if (replacing) {
-    require(::renameat2(AT_FDCWD, place_.c_str(), AT_FDCWD, aside.c_str(), RENAME_NOREPLACE) == 0 ||
-                ((errno == EINVAL || errno == ENOSYS) && std::rename(place_.c_str(), aside.c_str()) == 0),
-            "{}: cannot move the old folder aside, to {}: {}", shown(place_), shown(aside), ErrnoText{});
+    require(rename_to_new(place_, aside), "{}: cannot move the old folder aside, to {}: {}", shown(place_),
+            shown(aside), ErrnoText{});
     old = open_folder(aside);
     entries = replaceable_or(old, place_, [&] { std::rename(aside.c_str(), place_.c_str()); });
   }

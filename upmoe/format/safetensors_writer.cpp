@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -22,6 +23,11 @@ void check_place(const fs::path& path, bool replace) {
   require(replace, "{}: is there already; --replace replaces it", printable(path.string()));
 }
 
+std::uint64_t hard_links(const FileDescriptor& file) {
+  struct stat info {};
+  return ::fstat(file.get(), &info) == 0 ? info.st_nlink : 0;
+}
+
 // What a killed run has left is used again; what another one is writing is not. Between opening and locking
 // that one may have finished: then it is its output that is locked, and a new file is opened.
 FileDescriptor open_partial(const fs::path& path) {
@@ -32,6 +38,8 @@ FileDescriptor open_partial(const fs::path& path) {
             "{}: another run is writing it", printable(path.string()));
     const std::optional<FileIdentity> there = identity_at(path);
     if (!there || !there->is_same_file(identity_of(file, path))) continue;
+    require(hard_links(file) < 2, "{}: is a file with another name, which would be overwritten; move it away",
+            printable(path.string()));
     require(::ftruncate(file.get(), 0) == 0, "{}: cannot truncate: {}", printable(path.string()),
             ErrnoText{});
     return file;
@@ -84,8 +92,9 @@ void SafetensorsWriter::commit() {
   check_place(path_, replace_);  // again: someone may have taken the name in the meantime
   require(::fsync(file_.get()) == 0, "{}: cannot make it durable: {}", printable(partial_.string()),
           ErrnoText{});
-  require(std::rename(partial_.c_str(), path_.c_str()) == 0, "{}: cannot give the finished file its name: {}",
-          printable(path_.string()), ErrnoText{});
+  const bool renamed =
+      replace_ ? std::rename(partial_.c_str(), path_.c_str()) == 0 : rename_to_new(partial_, path_);
+  require(renamed, "{}: cannot give the finished file its name: {}", printable(path_.string()), ErrnoText{});
   file_ = FileDescriptor(-1);
   sync_folder(fs::absolute(path_).parent_path());
 }

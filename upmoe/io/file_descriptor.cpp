@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 
 #include "upmoe/base/error.h"
@@ -86,6 +87,11 @@ void write_small_file(const std::filesystem::path& path, std::string_view text) 
   require(file.get() >= 0, "{}: cannot create: {}", name_of(path), ErrnoText{});
   write_at(file, path, 0, std::as_bytes(std::span(text)));
   require(::fsync(file.get()) == 0, "{}: cannot make it durable: {}", name_of(path), ErrnoText{});
+}
+
+bool rename_to_new(const std::filesystem::path& from, const std::filesystem::path& to) {
+  return ::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0 ||
+         ((errno == EINVAL || errno == ENOSYS) && std::rename(from.c_str(), to.c_str()) == 0);
 }
 
 void sync_folder(const std::filesystem::path& folder) {

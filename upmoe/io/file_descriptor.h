@@ -54,6 +54,10 @@ void write_at(const FileDescriptor& file, const std::filesystem::path& path, std
 // Writes a new file and makes it durable (fsync).
 void write_small_file(const std::filesystem::path& path, std::string_view text);
 
+// As rename, but where something has the new name it returns false with EEXIST. File systems that can't (old
+// NFS) rename all the same.
+bool rename_to_new(const std::filesystem::path& from, const std::filesystem::path& to);
+
 // Makes the entries of a folder durable.
 void sync_folder(const std::filesystem::path& folder);
 
