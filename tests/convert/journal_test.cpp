@@ -97,14 +97,14 @@ TEST_F(JournalTest, NamesTheDifferenceWhenItWasBegunForSomethingElse) {
     return fails_with([&] { Journal(path(), std::string(head)); }, parts);
   };
   EXPECT_TRUE(refused(R"({"options":{"method":"drop","ratio":0.3},"ranks":1,"source":{"a":{"bytes":10}}})",
-                      {"/upmoe-journal", "--ratio was 0.5 and is 0.3 now", "deleting"}));
+                      {"/upmoe-journal", "used --ratio 0.5, not 0.3", "deleting"}));
   EXPECT_TRUE(refused(R"({"options":{"method":"drop"},"ranks":1,"source":{"a":{"bytes":10}}})",
-                      {"--ratio was 0.5 and is not given now"}));
+                      {"used --ratio 0.5, and this one does not"}));
   EXPECT_TRUE(
       refused(R"({"options":{"method":"drop","ratio":0.5,"x":1},"ranks":1,"source":{"a":{"bytes":10}}})",
-              {"--x is 1 now and was not given then"}));
+              {"did not use --x 1"}));
   EXPECT_TRUE(refused(R"({"options":{"method":"drop","ratio":0.5},"ranks":1,"source":{"a":{"bytes":11}}})",
-                      {"source a bytes was 10 and is 11 now"}));
+                      {"had source a bytes 10, not 11"}));
   EXPECT_EQ(read_file(path()), before);
 }
 

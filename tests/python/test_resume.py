@@ -198,7 +198,7 @@ def test_killed_at_every_call_of_the_end(tmp_path, library, undisturbed):
 
 def test_an_output_that_does_not_get_its_name_is_kept_for_a_resume(conversion, undisturbed, tmp_path):
     _, full, expected = undisturbed
-    assert_refused(conversion.run(f"rename:{full['rename']}:EIO", "--resume"), "its name: .*go on with --resume")
+    assert_refused(conversion.run(f"rename:{full['rename']}:EIO", "--resume"), "its name: .*continue with --resume")
     assert (partial_of(conversion) / JOURNAL).exists()
     resumed = conversion.counts(tmp_path, "--resume", under=partial_of(conversion))
     assert faults.contents(conversion.out) == expected
@@ -257,6 +257,39 @@ def test_it_does_not_go_on_with_other_options(killed, options, says):
 
 def test_it_goes_on_with_other_options_that_change_no_byte(killed, undisturbed):
     assert_finished(killed, undisturbed[2], killed.run("", "--resume", "--threads", "1"))
+
+
+def test_on_a_finished_output_it_says_so_and_writes_nothing(conversion, undisturbed, tmp_path):
+    assert conversion.run("", "--resume").returncode == 0
+    record = (conversion.out / "upmoe.json").stat()
+    for options in ((), ("--dry-run",), ("--threads", "1"), ("--ranks", "3", "--rank", "0")):
+        again = conversion.run("", *(options if "--ranks" in options else ("--resume", *options)))
+        assert again.returncode == 0, again.stderr
+        assert re.search("complete +the output is there already", again.stdout)
+    assert faults.contents(conversion.out) == undisturbed[2] and (conversion.out / "upmoe.json").stat() == record
+    assert os.listdir(conversion.out.parent) == ["out"]
+
+
+def test_on_another_finished_output_it_says_what_differs(conversion, undisturbed):
+    assert conversion.run("", "--resume").returncode == 0
+    for options, says in ((("--method", "copy"), "used --method drop, not copy"), (("--ratio", "0.25"), "used --ratio 0.5, not 0.25")):
+        assert_refused(conversion.run("", "--resume", *options), f"exists already, and the run that made it {says};.*--replace")
+    assert faults.contents(conversion.out) == undisturbed[2]
+
+
+def test_on_an_output_that_is_not_whole_it_fails(conversion):
+    assert conversion.run("", "--resume").returncode == 0
+    shard = sorted(conversion.out.glob("*.safetensors"))[0]
+    os.truncate(shard, 100)
+    assert_refused(conversion.run("", "--resume"), f"exists already, but {shard.name} is not whole")
+
+
+def test_on_an_output_of_an_older_source_it_fails(conversion, tmp_path):
+    conversion.source = shutil.copytree(conversion.source, tmp_path / "source")
+    assert conversion.run("", "--resume").returncode == 0
+    weights = sorted(conversion.source.glob("*.safetensors"))[0]
+    os.utime(weights)
+    assert_refused(conversion.run("", "--resume"), f"exists already, and .*{weights.name} was changed after it was made")
 
 
 def test_it_does_not_go_on_with_another_source(killed, tmp_path):

@@ -94,6 +94,27 @@ void check_place(const fs::path& place, bool replace) {
           shown(aside_of(place)), shown(place));
 }
 
+// That a folder can be made at `place`, by the nearest folder above it that is there.
+void check_parent(const fs::path& place) {
+  fs::path parent = place.parent_path();
+  while (!is_there(parent)) parent = parent.parent_path();
+  std::error_code error;
+  require(fs::is_directory(parent, error), "{}: cannot make the folder: {} is a file", shown(place),
+          shown(parent));
+  require(::access(parent.c_str(), W_OK | X_OK) == 0, "{}: cannot make the folder in {}: {}", shown(place),
+          shown(parent), ErrnoText{});
+}
+
+// That a run may continue in the partial folder of an earlier one, or empty it.
+OwnEntries usable(const FileDescriptor& folder, const fs::path& partial, bool replace,
+                  OutputFolder::Leftover leftover) {
+  require(leftover != OutputFolder::Leftover::refuse || replace,
+          "{}: an earlier run was killed and has left this; continue it with --resume, or start anew with "
+          "--replace",
+          shown(partial));
+  return left_by_a_run(folder, partial);
+}
+
 // replaceable(), but a folder that is not gets its name back first.
 OwnEntries replaceable_or(const FileDescriptor& folder, const fs::path& place, auto&& give_back) {
   try {
@@ -153,6 +174,18 @@ void check_output(const fs::path& place, const fs::path& source, bool replace) {
   const fs::path out = resolved(place);
   for (const fs::path& made : {out, partial_of(out), aside_of(out)}) require_apart(made, source);
   check_place(out, replace);
+  check_parent(out);
+}
+
+fs::path check_partial(const fs::path& place, bool replace, OutputFolder::Leftover leftover) {
+  const fs::path out = resolved(place), partial = partial_of(out);
+  if (!is_there(partial)) return partial;
+  const FileDescriptor folder = open_folder(partial);
+  const int lock = leftover == OutputFolder::Leftover::share ? LOCK_SH : LOCK_EX;
+  require(folder.get() >= 0, "{}: cannot open: {}", shown(partial), ErrnoText{});
+  require(::flock(folder.get(), lock | LOCK_NB) == 0, "{}: another run is writing this output", shown(out));
+  usable(folder, partial, replace, leftover);
+  return partial;
 }
 
 OutputFolder::OutputFolder(const fs::path& place) : place_(resolved(place)), partial_(partial_of(place_)) {}
@@ -194,10 +227,7 @@ OutputFolder::OutputFolder(const fs::path& place, bool replace, Leftover leftove
   }
   try {
     require(share || is_at(partial_), "{}: another run has finished it just now", shown(place_));
-    require(leftover != Leftover::refuse || replace,
-            "{}: left behind by a run that was killed; go on with --resume, or start anew with --replace",
-            shown(partial_));
-    const OwnEntries left = left_by_a_run(lock_, partial_);
+    const OwnEntries left = usable(lock_, partial_, replace, leftover);
     if (leftover == Leftover::refuse) remove_known(lock_, left, partial_);
   } catch (...) {
     lock_ = FileDescriptor(-1);  // it stays as it is

@@ -50,8 +50,13 @@ class OutputFolder {
   FileDescriptor lock_{-1};
 };
 
-// Where an output would go, checked without making anything: what exists there, and that neither it nor what
-// is made beside it is the source, lies in it or has it inside.
+// Where an output would go, checked without making anything: what exists there, whether the folder around it
+// can be written to, and that neither the output nor what is made beside it is the source, lies in it or has
+// it inside.
 void check_output(const std::filesystem::path& place, const std::filesystem::path& source, bool replace);
+
+// The same of what an earlier run has left there. Gives the partial folder's place.
+std::filesystem::path check_partial(const std::filesystem::path& place, bool replace,
+                                    OutputFolder::Leftover leftover);
 
 }  // namespace upmoe

@@ -48,7 +48,8 @@ struct ConvertOptions {
   std::int64_t threads = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
   std::string ranks = "1";
   std::int64_t rank = -1;
-  bool keep_tied = false, resume = false, reflink = false, dry_run = false, replace = false;
+  bool keep_tied = false, resume = false, reflink = false, dry_run = false, measure_disk = false;
+  bool replace = false;
   Choices allow{{}, allowance_names()};
   void visit(auto&& field) {
     field(method, "method", "what the experts are made of");
@@ -65,7 +66,9 @@ struct ConvertOptions {
           "leave a tied head tied, instead of writing it out for readers that cannot tie");
     field(resume, "resume", "go on with what a killed run has left, and leave such when this one is stopped");
     field(reflink, "reflink", "let equal experts share their place on the disk, where the file system can");
-    field(dry_run, "dry-run", "print the plan and write nothing");
+    field(dry_run, "dry-run", "check and print the plan, and write nothing");
+    field(measure_disk, "measure-disk",
+          "with --dry-run: write and delete 128 MiB beside the output to forecast the time");
     field(replace, "replace", "replace an output that is there");
     field(allow, "allow", "do what upmoe advises against; may be given several times");
   }
@@ -119,13 +122,12 @@ void print_plan(const Plan& plan, const std::string& output) {
   for (const std::string& note : plan.notes) fmt::print("note: {}\n", note);
 }
 
-void print_time_forecast(const Plan& plan, const std::string& output) {
-  const double rate = measure_write_rate(std::filesystem::path(output).parent_path().empty()
-                                             ? "."
-                                             : std::filesystem::path(output).parent_path());
-  fmt::print("time        about {:.1f} s at {}/s, the rate at which this disk just took data\n",
+void print_time_forecast(const Plan& plan, const std::string& output, bool measure) {
+  const double rate = measure ? measure_write_rate(std::filesystem::absolute(output).parent_path()) : 1e9;
+  fmt::print("time        about {:.1f} s at {}/s{}\n",
              static_cast<double>(plan.file_bytes + plan.source.data_bytes()) / rate,
-             human_bytes(static_cast<std::uint64_t>(rate)));
+             human_bytes(static_cast<std::uint64_t>(rate)),
+             measure ? ", which this disk has just reached" : " (--measure-disk measures this disk)");
 }
 
 std::uint64_t peak_memory() {
@@ -223,33 +225,39 @@ int run(Arguments& arguments) {
   const ConvertOptions options = parse<ConvertOptions>(take(values, describe<ConvertOptions>()), "convert");
   if (options.threads < 1 || options.threads > 4096)
     throw UsageError(fmt::format("--threads is {}, expected 1 to 4096", options.threads));
+  require_asked(options.dry_run || !options.measure_disk, "--measure-disk is given without --dry-run");
   const RankOf rank = find_rank(options.ranks, options.rank);
   ConvertRequest request = request_of(arguments, values, options);
   const Source source = find_source(request.source);
   request.folder = source.folder;
   request.from_hub = source.from_hub;
   if (!arguments.recipe.empty()) require_apart(arguments.output, arguments.recipe);
-  check_output(arguments.output, request.folder, request.replace || options.dry_run);
+  if (!options.resume && rank.ranks == 1) check_output(arguments.output, request.folder, request.replace);
 
   const Plan plan = make_plan(request);
+  RunOptions how = {.threads = static_cast<std::size_t>(options.threads),
+                    .resume = options.resume,
+                    .rank = rank,
+                    .reflink = options.reflink};
+  const bool done = is_done(plan, arguments.output, how);
   print_plan(plan, arguments.output);
+  if (done) {
+    fmt::print("complete    the output is there already, made by the same conversion; nothing was written\n");
+    return kOk;
+  }
   if (options.dry_run) {
-    print_time_forecast(plan, arguments.output);
+    check_convert(plan, arguments.output, how);
+    print_time_forecast(plan, arguments.output, options.measure_disk);
     return kOk;
   }
   std::fflush(stdout);
-  const std::atomic<bool>& interrupted = catch_interrupts();
+  how.cancelled = &catch_interrupts();
   const auto start = std::chrono::steady_clock::now();
   Converted converted;
   {
     ProgressBar bar("writing");
-    converted = convert(plan, arguments.output,
-                        {.threads = static_cast<std::size_t>(options.threads),
-                         .cancelled = &interrupted,
-                         .progress = [&](auto done, auto total) { bar.update(done, total); },
-                         .resume = options.resume,
-                         .rank = rank,
-                         .reflink = options.reflink});
+    how.progress = [&](auto written, auto total) { bar.update(written, total); };
+    converted = convert(plan, arguments.output, how);
   }
   print_outcome(converted, options, rank,
                 std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());

@@ -14,6 +14,7 @@
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/output_folder.h"
 #include "upmoe/checkpoint/own_entries.h"
+#include "upmoe/convert/finished.h"
 #include "upmoe/convert/record.h"
 #include "upmoe/io/file_descriptor.h"
 #include "upmoe/io/open_folder.h"
@@ -32,10 +33,6 @@ std::string hashes_name(std::size_t rank, std::size_t ranks) {
   return fmt::format("upmoe-rank-{}-of-{}.json", rank, ranks);
 }
 
-std::string source_card(const Folder& source) {
-  return source.has("README.md") ? read_small_file(source.file("README.md", source.path().string())) : "";
-}
-
 void require_room(const Plan& plan, const fs::path& partial, const RunOptions& options) {
   std::uint64_t needed = 0;
   for (const std::size_t f : files_of(plan, options.rank)) {
@@ -46,9 +43,17 @@ void require_room(const Plan& plan, const fs::path& partial, const RunOptions& o
   }
   if (options.reflink) return;  // how much of it is shared is not known yet
   std::error_code error;
-  const fs::space_info space = fs::space(partial, error);
+  fs::path there = partial;  // or the nearest folder around it, where it is not made yet
+  while (!fs::exists(there, error) && there.has_relative_path()) there = there.parent_path();
+  const fs::space_info space = fs::space(there, error);
   require(error || space.available > needed, "{}: {} are needed, {} are free on that disk",
           printable(partial.parent_path().string()), human_bytes(needed), human_bytes(space.available));
+}
+
+OutputFolder::Leftover leftover(const RunOptions& options) {
+  return options.rank.ranks > 1 ? OutputFolder::Leftover::share
+         : options.resume       ? OutputFolder::Leftover::resume
+                                : OutputFolder::Leftover::refuse;
 }
 
 // Two processes that write into one folder must be making the same thing.
@@ -79,10 +84,7 @@ class Conversion {
         shared_(options.rank.ranks > 1),
         carried_(side_files(plan.source.folder())),
         card_(source_card(plan.source.folder())),
-        output_(place, plan.request.replace,
-                shared_          ? OutputFolder::Leftover::share
-                : options.resume ? OutputFolder::Leftover::resume
-                                 : OutputFolder::Leftover::refuse),
+        output_(place, plan.request.replace, leftover(options)),
         partial_(output_.partial()) {}
 
   Converted operator()() {
@@ -112,7 +114,7 @@ class Conversion {
 
  private:
   std::string hint() const {
-    return fmt::format("what is done so far is in {}: go on with --resume", printable(partial_.string()));
+    return fmt::format("what is done so far is in {}: continue with --resume", printable(partial_.string()));
   }
 
   Converted run_alone() {
@@ -202,11 +204,6 @@ class Conversion {
 
   // ---- all but the weights ----
 
-  void write(const std::string& name, std::string_view text, FileHashes& written) const {
-    write_small_file(partial_ / name, text);
-    written[name] = xxh3(text);
-  }
-
   void write_the_rest(const TensorHashes& hashes) const {
     // What holds the work together if we are killed or refused before the folder has its name: commit()
     // removes it.
@@ -217,16 +214,13 @@ class Conversion {
         working.insert(name);
     remove_all_but_weights(plan_, partial_, working);
     FileHashes written;
-    for (const SideFile& file : carried_) {
-      const fs::path folder = (partial_ / file.name).parent_path();
+    each_text(plan_, carried_, card_, [&](const std::string& name, std::string_view text) {
+      const fs::path folder = (partial_ / name).parent_path();
       if (fs::create_directory(folder)) sync_folder(partial_);
-      write(file.name, file.text, written);
+      write_small_file(partial_ / name, text);
+      written[name] = xxh3(text);
       if (folder != partial_) sync_folder(folder);
-    }
-    if (plan_.files.size() > 1) write("model.safetensors.index.json", index_json(plan_), written);
-    write("config.json", config_json(plan_), written);
-    write("upmoe-recipe.toml", recipe_toml(plan_), written);
-    write("README.md", model_card(plan_, card_), written);
+    });
     write_small_file(partial_ / "upmoe.json", manifest_json(plan_, hashes, carried_, written));
     if (options_.cancelled != nullptr && *options_.cancelled) throw Interrupted();
   }
@@ -254,6 +248,19 @@ class Conversion {
 };
 
 }  // namespace
+
+bool is_done(const Plan& plan, const fs::path& place, const RunOptions& options) {
+  return leftover(options) != OutputFolder::Leftover::refuse && !plan.request.replace &&
+         is_finished(plan, place);
+}
+
+void check_convert(const Plan& plan, const fs::path& place, const RunOptions& options) {
+  check_output(place, plan.request.folder, plan.request.replace);
+  const fs::path partial = check_partial(place, plan.request.replace, leftover(options));
+  if (fs::exists(partial) && !plan.request.replace)
+    require_same_work(partial, journal_head(plan, options.rank.ranks));
+  require_room(plan, partial, options);
+}
 
 Converted convert(const Plan& plan, const fs::path& place, const RunOptions& options) {
   check_output(place, plan.request.folder, plan.request.replace);

@@ -19,4 +19,11 @@ struct Converted {
 // files; whoever finishes last does the rest.
 Converted convert(const Plan& plan, const std::filesystem::path& place, const RunOptions& options);
 
+// Whether the output is there already, whole and made by the same plan, so that a run with options.resume or
+// with several ranks has nothing to do. Throws Error when something else is there.
+bool is_done(const Plan& plan, const std::filesystem::path& place, const RunOptions& options);
+
+// Throws what convert() would throw before it writes, and writes nothing.
+void check_convert(const Plan& plan, const std::filesystem::path& place, const RunOptions& options);
+
 }  // namespace upmoe

@@ -4,11 +4,13 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <charconv>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <vector>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/hash.h"
@@ -110,34 +112,39 @@ void Journal::add(std::uint64_t file, std::uint64_t block, std::uint64_t hash) {
             ErrnoText{});
 }
 
-namespace {
-
-std::string difference(std::string_view head_then, std::string_view head_now) {
-  const nlohmann::json then = parse_json_object(head_then, "the journal").flatten(),
-                       now = parse_json_object(head_now, "this run").flatten();
-  const auto name = [](std::string key) {  // "/options/ratio" -> "--ratio", "/source/x~1y" -> "source x/y"
-    if (key.starts_with("/options/")) return "--" + printable(key.substr(9));
-    std::ranges::replace(key, '/', ' ');
-    return printable(key.substr(1));
+std::string difference(std::string_view text_then, std::string_view text_now) {
+  const nlohmann::json then = parse_json_object(text_then, "what was written then").flatten(),
+                       now = parse_json_object(text_now, "what is written now").flatten();
+  const auto one = [&](const std::string& key) -> std::string {
+    const bool was = then.contains(key), is = now.contains(key);
+    if (was == is && (!was || then[key] == now[key])) return "";
+    // "/options/ratio" -> "used --ratio", "/source/config.json" -> "had source config.json"
+    const bool option = key.starts_with("/options/") || key == "/ranks";
+    std::string name = option ? "--" + key.substr(key.rfind('/') + 1) : key.substr(1);
+    std::ranges::replace(name, '/', ' ');
+    const auto with = [&](const nlohmann::json& value) {
+      return printable(name) + (value == true ? "" : " " + shown(value));
+    };
+    if (!was) return fmt::format("did not {} {}", option ? "use" : "have", with(now[key]));
+    const std::string had = fmt::format("{} {}", option ? "used" : "had", with(then[key]));
+    return had + (is ? ", not " + shown(now[key]) : ", and this one does not");
   };
-  for (const auto& [key, value] : now.items()) {
-    if (!then.contains(key))
-      return fmt::format("{} is {} now and was not given then", name(key), shown(value));
-    if (then[key] != value)
-      return fmt::format("{} was {} and is {} now", name(key), shown(then[key]), shown(value));
-  }
-  for (const auto& [key, value] : then.items())
-    if (!now.contains(key)) return fmt::format("{} was {} and is not given now", name(key), shown(value));
-  return "it has another form";
+  // The method first, and options before what follows from them.
+  std::vector<std::string> keys = {"/options/method", "/options/router-init"};
+  for (const bool options : {true, false})
+    for (const nlohmann::json* side : {&now, &then})
+      for (const auto& [key, value] : side->items())
+        if (key.starts_with("/options/") == options) keys.push_back(key);
+  for (const std::string& key : keys)
+    if (std::string found = one(key); !found.empty()) return found;
+  return "";
 }
 
-}  // namespace
-
 void require_same_head(std::string_view then, std::string_view now, const std::filesystem::path& journal) {
-  require(then == now,
-          "{}: what was begun there is something else: {}; give the same, or start anew by deleting {}",
-          printable(journal.string()), then == now ? "" : difference(then, now),
-          printable(journal.parent_path().string()));
+  if (then == now) return;
+  const std::string found = difference(then, now);
+  fail("{}: the interrupted run {}; give the same, or start anew by deleting {}", printable(journal.string()),
+       found.empty() ? "wrote another form" : found, printable(journal.parent_path().string()));
 }
 
 }  // namespace upmoe

@@ -44,8 +44,11 @@ class Journal {
   std::uint64_t num_records_ = 0;
 };
 
-// Throws Error with the difference ("--ratio was 0.3 and is 0.5 now") when a journal was begun for something
-// else.
+// What a run that wrote the first of two JSON texts did otherwise than the one that writes the second: "used
+// --ratio 0.3, not 0.5". Empty when nothing differs.
+std::string difference(std::string_view then, std::string_view now);
+
+// Throws Error with the difference when a journal was begun for something else.
 void require_same_head(std::string_view then, std::string_view now, const std::filesystem::path& journal);
 
 }  // namespace upmoe

@@ -11,6 +11,7 @@
 #include "upmoe/checkpoint/index.h"
 #include "upmoe/checkpoint/json.h"
 #include "upmoe/checkpoint/record_version.h"
+#include "upmoe/io/file_descriptor.h"
 
 namespace upmoe {
 namespace {
@@ -219,6 +220,19 @@ std::string model_card(const Plan& plan, std::string_view source_card) {
   if (!plan.notes.empty()) out += "\n## Known limits\n\n";
   for (const std::string& note : plan.notes) out += "- " + note + "\n";
   return out;
+}
+
+std::string source_card(const Folder& source) {
+  return source.has("README.md") ? read_small_file(source.file("README.md", source.path().string())) : "";
+}
+
+void each_text(const Plan& plan, const std::vector<SideFile>& side_files, std::string_view source_card,
+               const std::function<void(const std::string&, std::string_view)>& take) {
+  for (const SideFile& file : side_files) take(file.name, file.text);
+  if (plan.files.size() > 1) take("model.safetensors.index.json", index_json(plan));
+  take("config.json", config_json(plan));
+  take("upmoe-recipe.toml", recipe_toml(plan));
+  take("README.md", model_card(plan, source_card));
 }
 
 }  // namespace upmoe

@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -20,6 +21,12 @@ std::string manifest_json(const Plan& plan, const TensorHashes& hashes,
                           const std::vector<SideFile>& side_files, FileHashes files);
 std::string recipe_toml(const Plan& plan);                               // upmoe-recipe.toml: does it again
 std::string model_card(const Plan& plan, std::string_view source_card);  // README.md
+
+// The model card of the source, empty where there is none.
+std::string source_card(const Folder& source);
+// Every file beside the weights but upmoe.json, in the order in which they are written.
+void each_text(const Plan& plan, const std::vector<SideFile>& side_files, std::string_view source_card,
+               const std::function<void(const std::string& name, std::string_view text)>& take);
 
 // One line that says what a run's bytes follow from: the options, and the source as it is now. Two runs with
 // the same line can go on with each other's work. `ranks`: how many processes share the work.
