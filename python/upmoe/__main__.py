@@ -1,13 +1,14 @@
 """python -m upmoe VERB: a table of verbs, and the one place where errors are caught and printed."""
 
 import argparse
+import contextlib
 import sys
 
 from upmoe import __version__, chat, choices, encode, streams, tokenize
 from upmoe.errors import Error, UsageError, printable
 from upmoe.guard import guarded, say
 
-OK, FAILED, USAGE = 0, 1, 2
+OK, FAILED, USAGE, READER_GONE = 0, 1, 2, 141
 VERBS = [tokenize, encode.Encode, encode.Decode, chat, choices]
 
 
@@ -32,8 +33,11 @@ def answered(work) -> int:
     """The exit code of work(), and the sentence if it fails."""
     try:
         work()
-        sys.stdout.flush()
+        with contextlib.suppress(streams.ReaderGone):  # after all was done
+            sys.stdout.flush()
         return OK
+    except streams.ReaderGone:
+        return READER_GONE
     except UsageError as error:
         say(error)
         return USAGE

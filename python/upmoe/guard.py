@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from upmoe.errors import Error, printable
+from upmoe.streams import ReaderGone
 
 FAILED, INTERRUPTED = 1, 130
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -72,7 +73,7 @@ def be_worker(work: Callable[[], int], limits: Limits, parent: int, said: int, m
         limit(resource.RLIMIT_DATA, limits.memory)
         still_at_work(limits)
         code = work()
-        with contextlib.suppress(Error, OSError):  # what was printed before an error
+        with contextlib.suppress(Error, OSError, ReaderGone):  # what was printed before an error
             sys.stdout.flush()
     finally:
         os._exit(code)

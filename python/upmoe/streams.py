@@ -11,6 +11,10 @@ from upmoe.errors import Error
 DISOBEDIENT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
+class ReaderGone(Exception):
+    """Nobody reads standard output any more (`| head`): there is no more to do, and nothing to say."""
+
+
 class Stream(io.FileIO):
     def __init__(self, number: int):
         self.what = ("standard input", "standard output")[number]
@@ -28,6 +32,8 @@ class Stream(io.FileIO):
     def _named(self, call, *arguments):
         try:
             return call(*arguments)
+        except BrokenPipeError:
+            raise ReaderGone from None
         except OSError as error:
             raise Error(f"cannot {'write to' if self.what.endswith('output') else 'read'} {self.what}: {error.strerror}") from None
 

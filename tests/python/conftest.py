@@ -20,7 +20,7 @@ ONCE = [
     *("test_both_transformers.py", "test_documents.py", "test_faults.py", "test_hostile.py", "test_resume.py"),
     *("test_calibrate.py", "test_choices.py", "test_eval.py", "test_generate.py", "test_ops.py", "test_tokenize.py"),
     *("test_current_folder.py", "test_engine.py", "test_strange_text.py", "test_verify.py", "test_interrupt.py"),
-    *("test_hostile_small_files.py", "test_not_finite.py", "test_cuts.py", "test_dry_run.py"),
+    *("test_hostile_small_files.py", "test_not_finite.py", "test_cuts.py", "test_reader_gone.py", "test_dry_run.py"),
     *("test_engine_memory.py", "test_engine_not_finite.py", "test_disks_that_refuse.py", "test_ranks_together.py"),
     *("test_out_of_memory.py", "test_replace.py", "test_fuzz_corpus.py", "test_install.py"),
 ]

@@ -12,7 +12,7 @@ class App;
 namespace upmoe::cli {
 
 // Exit codes, documented in --help.
-inline constexpr int kOk = 0, kFailed = 1, kUsage = 2, kInterrupted = 130;
+inline constexpr int kOk = 0, kFailed = 1, kUsage = 2, kInterrupted = 130, kReaderGone = 141;
 
 // A verb: adds its options to the parser and gives what is to be done once they are parsed (an exit code).
 using Action = std::function<int()>;

@@ -1,15 +1,17 @@
 #include "upmoe/cli/program.h"
 
 #include <CLI/CLI.hpp>
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
-#include <iostream>
+#include <system_error>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/isa.h"
 #include "upmoe/base/text.h"
 #include "upmoe/cli/interrupt.h"
+#include "upmoe/cli/output.h"
 #include "upmoe/convert/record.h"
 
 namespace upmoe::cli {
@@ -74,21 +76,26 @@ int run(const std::vector<Command>& commands, int argc, char** argv) {
     throw UsageError(fmt::format("there is no command '{}'; there are: {}{}", printable(extra.front()),
                                  join(names), guess(extra.front(), names)));
   }
-  std::cout << app.help();
+  fmt::print("{}", app.help());
   return kUsage;
 }
 
 }  // namespace
 
 int run_program(const std::vector<Command>& commands, int argc, char** argv) {
-  // A reader that went away and a file size limit are errors like others, so that destructors clean up.
+  // A reader that went away and a file size limit unwind like errors, so that destructors clean up.
   for (const int signal : {SIGPIPE, SIGXFSZ}) std::signal(signal, SIG_IGN);
   end_when_interrupted();
   const auto say = [](const std::string& what) { std::fputs(("upmoe: " + what + "\n").c_str(), stderr); };
   try {
     const int code = run(commands, argc, argv);
-    require(std::fflush(stdout) == 0 && std::ferror(stdout) == 0, "cannot write to standard output");
+    try {
+      flush_output();
+    } catch (const ReaderGone&) {  // after all was done
+    }
     return code;
+  } catch (const ReaderGone&) {
+    return kReaderGone;
   } catch (const Interrupted& interrupted) {
     say(interrupted.what());
     return kInterrupted;
@@ -100,6 +107,10 @@ int run_program(const std::vector<Command>& commands, int argc, char** argv) {
     return kFailed;
   } catch (const std::filesystem::filesystem_error& error) {
     say(printable(error.path1().string()) + ": " + error.code().message());
+    return kFailed;
+  } catch (const std::system_error& error) {
+    if (error.code().value() == EPIPE) return kReaderGone;  // of fmt::print
+    say(printable(error.what(), 400));
     return kFailed;
   } catch (const std::bad_alloc&) {
     say("out of memory");

@@ -20,6 +20,7 @@
 #include "upmoe/base/text.h"
 #include "upmoe/cli/commands.h"
 #include "upmoe/cli/interrupt.h"
+#include "upmoe/cli/output.h"
 #include "upmoe/cli/surroundings.h"
 #include "upmoe/io/file_descriptor.h"
 
@@ -232,6 +233,7 @@ void throw_failure(int code, const FileDescriptor& said) {
       std::fputs((line + "\n").c_str(), stderr);
   }
   if (code == kOk) return;
+  if (code == kReaderGone) throw ReaderGone();
   if (sentence.empty()) sentence = fmt::format("Python failed with exit code {}", code);
   if (code == kInterrupted) throw Interrupted(sentence);
   if (code == kUsage) throw UsageError(sentence);

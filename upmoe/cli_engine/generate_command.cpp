@@ -13,6 +13,7 @@
 #include "upmoe/cli/generate_options.h"
 #include "upmoe/cli/hub.h"
 #include "upmoe/cli/interrupt.h"
+#include "upmoe/cli/output.h"
 #include "upmoe/cli/python.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli_engine/commands.h"
@@ -173,7 +174,7 @@ int run(Arguments arguments) {
     if (decoder) decoder->write(fmt::format("{}\n", token));
     if (as_text || options.json) return;
     fmt::print("{}{}", std::exchange(before, " "), token);
-    require(std::fflush(stdout) == 0, "cannot write to standard output");
+    flush_output();
   });
   if (decoder) decoder->finish();
   model::require_intact(model);
