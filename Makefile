@@ -4,10 +4,10 @@ export FUZZ_SECONDS ?= 600
 PREFIX ?= /usr/local
 
 help:
-	@echo 'make build      install what is missing; the program build/upmoe; Python in .venv and .venv-tf4'
+	@echo 'make build      install what is missing; the program build/upmoe; Python in .venv'
 	@echo 'make install    put what is built under PREFIX=$(PREFIX) (docs/install.md)'
 	@echo 'make demo       convert a real model and let transformers run it; MODEL=folder-or-hub-id for your own'
-	@echo 'make test       every test: C++ under three presets, Python under transformers 5 and 4'
+	@echo 'make test       every test: C++, and Python under transformers 5 and 4; .ci/run has more presets'
 	@echo 'make kill-test  kill a conversion at UPMOE_KILLS=1000 random points, resume it, compare the bytes'
 	@echo 'make fuzz       every fuzz target for FUZZ_SECONDS=$(FUZZ_SECONDS), or FUZZ_RUNS=10000000 executions'
 	@echo 'make format     clang-format over the C++ sources'
@@ -34,11 +34,11 @@ fuzz:
 	@scripts/fuzz
 
 format:
-	@scripts/setup test
+	@scripts/setup tools
 	@scripts/format
 
 tidy:
-	@scripts/setup test
+	@scripts/setup tools
 	@scripts/build tidy-engine
 
 clean:
