@@ -39,9 +39,10 @@ PATTERNS = {
 
 
 class Cuts:
-    """Of a tokenizer, given as tokenizer.json says it."""
+    """Of a tokenizer, given as tokenizer.json says it and by its normalizer, a tokenizers.normalizers.Normalizer or None."""
 
-    def __init__(self, spec: dict):
+    def __init__(self, spec: dict, normalizer):
+        self.normalizer = normalizer
         self.replaced: dict[str, str] = {}  # characters, by the normalizer or Metaspace
         self.lower, self.forms = False, []
         self.marks = MARKS  # d may be one of these
@@ -86,7 +87,7 @@ class Cuts:
                 self.marks = " "
                 if step.get("split", True):
                     return True
-            elif kind == "ByteLevel":
+            elif kind == "ByteLevel" and not self.replaced.keys() & {" ", "\n"}:
                 self.replaced |= {" ": "\u0120", "\n": "\u010a"}
             else:
                 return False
@@ -96,16 +97,15 @@ class Cuts:
             self.model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"))
 
     def is_safe(self, c: str, d: str) -> bool:
-        if d not in self.marks or not self.marks:
+        if d not in self.marks:
             return False
         # A letter for every version of Unicode.
         if not (unicodedata.category(c).startswith("L") and unicodedata.ucd_3_2_0.category(c).startswith("L")):
             return False
-        # And one that stays what it is: a mark that it is taken apart into would go with d.
-        if c in self.replaced or any(unicodedata.normalize(form, c) != c for form in self.forms):
-            return False
-        if self.lower and len(c.lower()) != 1:
-            return False
+        # And one that stays what it is, small or large: a mark that it is taken apart into would go with d.
+        for letter in {c, c.lower() if self.lower else c}:
+            if len(letter) != 1 or letter in self.replaced or any(unicodedata.normalize(form, letter) != letter for form in self.forms):
+                return False
         if c + d not in self.known:
             self.known[c + d] = self._finds_safe(c, d)
         return self.known[c + d]
@@ -114,13 +114,13 @@ class Cuts:
         c_now, d_now = (self.replaced.get(x, x.lower() if self.lower else x) for x in (c, d))
         for token in self.added:
             text = token["content"]
-            shown = "".join(self.replaced.get(x, x.lower() if self.lower else x) for x in text)
-            if not text or c + d in text or c_now + d_now in shown or c_now + d_now in text:
-                return False
-            if text[-1] in c + c_now:  # what follows such a token begins anew
-                return False
-            if (token.get("single_word") or token.get("lstrip")) and text[0] in d + d_now:
-                return False
+            for form in (text, self.normalizer.normalize_str(text) if self.normalizer else text):
+                if any(pair in form for pair in (c + d, c + d_now, c_now + d, c_now + d_now)):
+                    return False
+                if form[-1:] in c + c_now:  # what follows such a token begins anew
+                    return False
+                if (token.get("single_word") or token.get("lstrip")) and form[:1] in d + d_now:
+                    return False
         if not self.by_model:
             return d not in self.replaced or self.marks == " "
         vocabulary = self.model.get("vocab", {})

@@ -34,6 +34,10 @@ class Piece:
     place: str
 
 
+class OtherIds(Exception):
+    """Pieces do not give the ids of the whole, though cuts.py shows that they do."""
+
+
 def clean_up(asked) -> None:
     remove_partial(asked.output)
 
@@ -62,10 +66,23 @@ def run(asked) -> None:
     model.tokenizer  # its errors come first
     before, behind = ids_before(model, asked.add_bos), ids_behind(model, asked.eod)
     start = time.monotonic()
+    try:
+        writer, size = write(asked, model, before, behind, cut=True)
+    except OtherIds:  # from the beginning: what is written may be wrong already
+        writer, size = write(asked, model, before, behind, cut=False)
+    seconds = time.monotonic() - start
+    ends = f", each ended by token {behind[0]}" if behind else ""
+    print(f"tokens      {writer.tokens} in {len(writer.lengths)} documents{ends}")
+    print(f"output      {printable(writer.bin)} and .idx: {writer.name}, {size} bytes")
+    print(f"done        {seconds:.2f} s, {count(writer.tokens / seconds)} tokens/s")
+
+
+def write(asked, model: Model, before: list[int], behind: list[int], cut: bool) -> tuple[TokenWriter, int]:
+    """The writer and the bytes of its files; `cut`: long texts may be encoded in pieces."""
     with TokenWriter(asked.output, model.vocabulary, asked.replace) as writer, Progress() as progress:
-        found = documents(asked.files, asked.field, progress.note)
+        found = documents(asked.files, asked.field, progress.note if cut else ignore)
         begins = True
-        for ids, ends in encoded(model, found, asked.max_tokens):
+        for ids, ends in encoded(model, found, asked.max_tokens, cut):
             ids = (before if begins else []) + ids + (behind if ends else [])
             if asked.max_tokens and writer.tokens + len(ids) >= asked.max_tokens:
                 writer.add(ids[: asked.max_tokens - writer.tokens])
@@ -73,12 +90,11 @@ def run(asked) -> None:
             writer.add(ids, ends)
             begins = ends
             progress.update(writer.tokens, len(writer.lengths))
-        size = writer.commit()
-    seconds = time.monotonic() - start
-    ends = f", each ended by token {behind[0]}" if behind else ""
-    print(f"tokens      {writer.tokens} in {len(writer.lengths)} documents{ends}")
-    print(f"output      {printable(writer.bin)} and .idx: {writer.name}, {size} bytes")
-    print(f"done        {seconds:.2f} s, {count(writer.tokens / seconds)} tokens/s")
+        return writer, writer.commit()
+
+
+def ignore(_note: str) -> None:
+    """It was told the first time."""
 
 
 def ids_before(model: Model, add_bos: bool) -> list[int]:
@@ -103,14 +119,14 @@ def ids_behind(model: Model, eod: str) -> list[int]:
     return [model.require_id(number, "eos_token_id")]
 
 
-def pieces(model: Model, found: Iterator[tuple[str, str]], most: int) -> Iterator[Piece]:
+def pieces(model: Model, found: Iterator[tuple[str, str]], most: int, cut: bool) -> Iterator[Piece]:
     cuts = None
     for text, place in found:
-        if len(text) <= most:
-            yield Piece(text, 0, True, place)
-            continue
-        cuts = cuts or Cuts(json.loads(model.folder.read("tokenizer.json")))
-        for begin, end in cuts.pieces(text, most):
+        spans = [(0, len(text))]
+        if cut and len(text) > most:
+            cuts = cuts or Cuts(json.loads(model.folder.read("tokenizer.json")), model.tokenizer.normalizer)
+            spans = cuts.pieces(text, most)
+        for begin, end in spans:
             if end - begin > MAX_UNCUT:
                 raise Error(f"{place}: no place to cut it safely in {end - begin} characters from {begin} on, and at most "
                             f"{MAX_UNCUT} are encoded at once; split it, for example into the lines of a .jsonl")
@@ -130,7 +146,7 @@ def chunks(found: Iterator[Piece], most: int) -> Iterator[list[Piece]]:
         yield chunk
 
 
-def encoded(model: Model, found: Iterator[tuple[str, str]], max_tokens: int) -> Iterator[tuple[list[int], bool]]:
+def encoded(model: Model, found: Iterator[tuple[str, str]], max_tokens: int, cut: bool) -> Iterator[tuple[list[int], bool]]:
     """Ids of the documents, in order, piece by piece, and whether a document ends there. While one chunk is encoded the next
     is read and the last is written."""
     tokenizer = model.tokenizer
@@ -146,14 +162,14 @@ def encoded(model: Model, found: Iterator[tuple[str, str]], max_tokens: int) -> 
         for piece, encoding in zip(chunk, encode([piece.text for piece in chunk])):
             before = known[piece.text[:1]] if piece.context else []
             ids = encoding.ids
-            if ids[: len(before)] != before:  # cuts.py shows that it can't be
-                raise Error(f"{piece.place}: the tokenizer does not give the same ids piece by piece; split it")
+            if ids[: len(before)] != before:
+                raise OtherIds
             out.append((ids[len(before):], piece.ends))
         return out
 
     with concurrent.futures.ThreadPoolExecutor(1) as worker:
         running = None
-        for chunk in itertools.chain(chunks(pieces(model, found, most // 4), most), [None]):
+        for chunk in itertools.chain(chunks(pieces(model, found, most // 4, cut), most), [None]):
             before, running = running, worker.submit(of_chunk, chunk) if chunk else None
             yield from before.result() if before else ()
             still_at_work(LIMITS)

@@ -77,9 +77,13 @@ def ids_of(tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False).ids
 
 
+def cuts_of(tokenizer) -> cuts.Cuts:
+    return cuts.Cuts(json.loads(tokenizer.to_str()), tokenizer.normalizer)
+
+
 def in_pieces(tokenizer, text: str, most: int) -> tuple[list[int], int]:
     out, count = [], 0
-    for begin, end in cuts.Cuts(json.loads(tokenizer.to_str())).pieces(text, most):
+    for begin, end in cuts_of(tokenizer).pieces(text, most):
         context = text[begin - 1] if begin else ""
         before, ids = ids_of(tokenizer, context), ids_of(tokenizer, context + text[begin:end])
         assert ids[: len(before)] == before
@@ -111,6 +115,8 @@ WITHOUT_CUTS = {
         pre_tokenizers.Split(Regex(SPLITS["gpt2"]), "merged_with_previous"), BYTES(use_regex=False)])),
     "strip": lambda: bpe(BYTES(), normalizers.Strip()),
     "regex_normalizer": lambda: bpe(BYTES(), normalizers.Replace(Regex(r"\s+"), " ")),
+    "replaced_before_bytes": lambda: bpe(BYTES(use_regex=False), normalizers.Replace(" ", "\u2581")),
+    "line_break_replaced_before_bytes": lambda: bpe(BYTES(use_regex=False), normalizers.Replace("\n", " ")),
     "replaced_twice": lambda: bpe(BYTES(), normalizers.Sequence([normalizers.Replace("b", " "), normalizers.Replace(" ", "x")])),
     "dropout": lambda: changed(bpe(BYTES()), dropout=0.1),
     "suffix": lambda: changed(bpe(BYTES(use_regex=False)), end_of_word_suffix="</w>"),
@@ -120,12 +126,57 @@ WITHOUT_CUTS = {
 
 @pytest.mark.parametrize("make", WITHOUT_CUTS.values(), ids=WITHOUT_CUTS)
 def test_where_it_is_not_proven_there_is_no_cut(make):
-    assert list(cuts.Cuts(json.loads(make().to_str())).pieces(TEXT, 100)) == [(0, len(TEXT))]
+    assert list(cuts_of(make()).pieces(TEXT, 100)) == [(0, len(TEXT))]
 
 
 def test_a_token_that_crosses_a_space_is_not_cut():
     """As SuperBPE has: the same model, one token more."""
     spec = json.loads(bpe(BYTES(use_regex=False)).to_str())
     spec["model"]["vocab"]["e\u0120t"] = len(spec["model"]["vocab"])
-    found = cuts.Cuts(spec)
+    found = cuts.Cuts(spec, None)
     assert not found.is_safe("e", " ") and found.is_safe("Z", " ")
+
+
+@pytest.mark.parametrize("content", ["K", "Ⅷ K", "xK"])
+def test_an_added_token_is_known_by_what_the_normalizer_makes_of_it(content):
+    added = [{"content": content, "normalized": True, "single_word": True}]
+    tokenizer = bpe(pre_tokenizers.ByteLevel(add_prefix_space=True), normalizers.Lowercase(), added=added)
+    assert not cuts_of(tokenizer).is_safe("k", " ") and cuts_of(tokenizer).is_safe("e", " ")
+    text = "we talk, and walk. Look at k. it"
+    for most in range(1, len(text)):
+        assert in_pieces(tokenizer, text, most)[0] == ids_of(tokenizer, text)
+
+
+def test_a_small_letter_of_an_added_token_stands_for_the_large_one():
+    tokenizer = bpe(BYTES(use_regex=False), normalizers.Lowercase(), added=[{"content": "z e", "normalized": True}])
+    assert not cuts_of(tokenizer).is_safe("Z", " ")
+
+
+def test_a_letter_that_is_replaced_once_it_is_small_is_not_cut_behind():
+    tokenizer = bpe(split(SPLITS["llama3"]), normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("k", "x.")]))
+    assert not cuts_of(tokenizer).is_safe("K", "\n") and cuts_of(tokenizer).is_safe("E", "\n")
+
+
+NORMALIZERS = [
+    normalizers.Lowercase(), normalizers.NFC(), normalizers.NFD(), normalizers.NFKC(), normalizers.Prepend("\u2581"),
+    *(normalizers.Replace(*pair) for pair in ((" ", "\u2581"), ("\n", " "), ("a", "e"), ("S", "e"), (".", "\u0301"), ("b", "b."))),
+]
+PRE_TOKENIZERS = [
+    None, BYTES(), BYTES(use_regex=False), pre_tokenizers.ByteLevel(add_prefix_space=True),
+    pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=False),
+    *(pre_tokenizers.Metaspace(prepend_scheme=scheme, split=split) for scheme in ("always", "first", "never") for split in (True, False)),
+    *map(split, SPLITS.values()),
+]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_steps_drawn_at_random(seed):
+    """One or two normalizers, a pre-tokenizer and added tokens."""
+    draw = random.Random(seed)
+    token = lambda: {"content": "".join(draw.choices(ALPHABET, k=draw.choice([1, 1, 2]))), "normalized": draw.random() < 0.8,
+                     **{flag: draw.random() < 0.3 for flag in ("single_word", "lstrip", "rstrip")}}
+    tokenizer = bpe(draw.choice(PRE_TOKENIZERS), normalizers.Sequence(draw.sample(NORMALIZERS, draw.choice([1, 1, 2]))),
+                    added=[token() for _ in range(draw.choice([0, 1, 4]))])
+    for _ in range(60):
+        text = "".join(draw.choices(ALPHABET, k=60))
+        assert in_pieces(tokenizer, text, draw.choice([1, 3, 9]))[0] == ids_of(tokenizer, text), repr(text)

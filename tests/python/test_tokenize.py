@@ -139,6 +139,35 @@ def test_a_limit_of_tokens_is_met_exactly(model, tmp_path):
     assert some == every[:1000]
 
 
+CUT_AT_EVERY_WORD = """
+import sys
+from upmoe.__main__ import main
+from upmoe.cuts import Cuts
+Cuts.is_safe = lambda self, c, d: c.isalpha() and d == " "
+Cuts.__init__ = lambda self, *_: setattr(self, "marks", " ")
+sys.exit(main())
+"""
+
+
+def test_a_text_whose_pieces_give_other_ids_is_encoded_whole(tmp_path):
+    """With cuts that were taken for safe, and a tokenizer whose merges reach across them."""
+    folder, files = tmp_path / "model", tmp_path / "files"
+    for place in (folder, files):
+        place.mkdir()
+    crossing = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    crossing.train_from_iterator([TEXT], tokenizers.trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>"], show_progress=False))
+    crossing.save(str(folder / "tokenizer.json"))
+    whole = crossing.encode(TEXT * 9).ids
+    (files / "text").write_text(TEXT * 9)
+    (files / ".hidden").write_text("x")
+    arguments = ["tokenize", folder, files, "-o", tmp_path / "out", "--eod", "none", "--max-tokens", len(whole)]
+    command = [sys.executable, "-c", CUT_AT_EVERY_WORD, *map(str, arguments)]
+    result = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    assert documents(tmp_path / "out") == [whole]
+    assert result.stderr.count("note: left out") == 1
+
+
 def test_an_output_is_replaced_only_by_force(model, tmp_path):
     out = tmp_path / "out"
     assert tokenize(model, tiny.TEXT, "-o", out).returncode == 0
