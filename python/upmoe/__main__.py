@@ -30,12 +30,12 @@ def parser() -> Parser:
 
 
 def answered(work) -> int:
-    """The exit code of work(), and the sentence if it fails."""
+    """The exit code that work() gives, or OK where it gives none, and the sentence if it fails."""
     try:
-        work()
+        code = work()
         with contextlib.suppress(streams.ReaderGone):  # after all was done
             sys.stdout.flush()
-        return OK
+        return code or OK
     except streams.ReaderGone:
         return READER_GONE
     except UsageError as error:
@@ -58,14 +58,15 @@ def answered(work) -> int:
         return FAILED
 
 
-def main(arguments: list[str] | None = None) -> int:
-    streams.set_up()
-    asked = argparse.Namespace()
-    code = answered(lambda: parser().parse_args(arguments, asked))
-    if code != OK:
-        return code
+def run(arguments: list[str] | None) -> int:
+    asked = parser().parse_args(arguments)
     verb = asked.verb
     return guarded(lambda: answered(lambda: verb.run(asked)), verb.LIMITS, lambda: verb.clean_up(asked))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    streams.set_up()
+    return answered(lambda: run(arguments))
 
 
 if __name__ == "__main__":

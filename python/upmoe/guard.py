@@ -28,25 +28,32 @@ class Limits:
 
 
 def guarded(work: Callable[[], int], limits: Limits, clean_up: Callable[[], None]) -> int:
-    """The exit code of work(), which a worker does. `clean_up` removes what a killed worker has left."""
-    said = os.memfd_create("said")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, INTERRUPTS)
+    """The exit code of work(), which a worker does. `clean_up` removes what a killed worker has left.
+
+    Interrupts wait until they are asked for here, and behind that for the end of this process, which is near.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {*INTERRUPTS, signal.SIGCHLD})
+    heard = {number for number in INTERRUPTS if signal.getsignal(number) != signal.SIG_IGN}  # nohup stays what it is
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     parent = os.getpid()
-    worker = os.fork()
-    if worker == 0:
-        be_worker(work, limits, parent, said, before)
     try:
-        for number in INTERRUPTS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup stays what it is
-                signal.signal(number, interrupt)
+        said, last_word = os.memfd_create("said"), pipe_with_a_byte()
+        worker = os.fork()
+    except OSError as error:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        status = os.waitpid(worker, 0)[1]
-    except KeyboardInterrupt:
-        os.kill(worker, signal.SIGKILL)
-        os.waitpid(worker, 0)
-        clean_up()
-        say("interrupted; nothing was left behind")
-        return INTERRUPTED
+        raise Error(f"cannot start a process for {limits.who}: {error.strerror}") from None
+    if worker == 0:
+        be_worker(work, limits, parent, said, last_word, before - set(INTERRUPTS))
+    finishing = False
+    while (status := end_of(worker, heard)) is None:
+        if finishing or os.read(last_word, 1):
+            os.kill(worker, signal.SIGKILL)
+            os.waitpid(worker, 0)
+            if not finishing:
+                clean_up()
+            say("interrupted again, and ended at once" if finishing else "interrupted; nothing was left behind")
+            return INTERRUPTED
+        finishing = True
     if os.WIFEXITED(status):
         return os.WEXITSTATUS(status)
     clean_up()
@@ -54,13 +61,37 @@ def guarded(work: Callable[[], int], limits: Limits, clean_up: Callable[[], None
     return FAILED
 
 
-def interrupt(_number: int, _frame) -> None:
-    for number in INTERRUPTS:
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+def pipe_with_a_byte() -> int:
+    """Who reads it decides: the worker that it is beyond interrupts, or the parent that it is killed. The other reads nothing."""
+    to_read, to_write = os.pipe()
+    os.write(to_write, b"!")
+    os.close(to_write)
+    return to_read
 
 
-def be_worker(work: Callable[[], int], limits: Limits, parent: int, said: int, mask) -> None:
+def end_of(worker: int, heard: set[int]) -> int | None:
+    """How it ended; None: an interrupt came first. All of these signals are blocked."""
+    while True:
+        number = signal.sigwait({*heard, signal.SIGCHLD})
+        done, status = os.waitpid(worker, os.WNOHANG)
+        if done:
+            return status
+        if number != signal.SIGCHLD:
+            return None
+
+
+_last_word = None  # of a worker
+
+
+def beyond_interrupts() -> None:
+    """From here on the first interrupt comes too late, and the parent waits for the worker that calls this."""
+    if _last_word is not None and not os.read(_last_word, 1):
+        signal.pause()  # until the parent has killed us
+
+
+def be_worker(work: Callable[[], int], limits: Limits, parent: int, said: int, last_word: int, mask) -> None:
+    global _last_word
+    _last_word = last_word
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)  # they are the parent's, which ends us
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from upmoe.errors import Error, UsageError, printable
+from upmoe.guard import beyond_interrupts
 
 PARTIAL = ".upmoe-partial"
 UINT16, INT32 = 8, 4  # Megatron's codes
@@ -83,7 +84,7 @@ class TokenWriter:
             if path.is_symlink() or (os.path.lexists(path) and not path.is_file()):
                 raise Error(f"{printable(path)}: is there already, and is no file that could be replaced")
             if path.exists() and not replace:
-                raise Error(f"{printable(path)}: is there already" + ("" if path.is_dir() else "; --replace replaces it"))
+                raise Error(f"{printable(path)}: is there already; --replace replaces it")
         self.code, self.type, self.name = (UINT16, "H", "uint16") if vocabulary <= 65536 else (INT32, "i", "int32")
         self.lengths = array.array("i")
         self.tokens, self._length = 0, 0
@@ -151,12 +152,15 @@ class TokenWriter:
                 file.flush()
                 os.fsync(file.fileno())
         size = self._file.tell() + index.tell()
+        beyond_interrupts()
+        if self._replace:
+            with self._naming(self.bin):
+                self.bin.unlink(missing_ok=True)  # with the new .idx it could be read, and wrongly
         self._give_name(self.idx)
         try:
             self._give_name(self.bin)
         except Error:
-            if not self._replace:
-                self.idx.unlink()
+            self.idx.unlink()
             raise
         index.close()
         return size

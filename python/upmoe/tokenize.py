@@ -23,7 +23,7 @@ SUMMARY = "turn text into a file of token ids (Megatron's .bin and .idx)"
 LIMITS = Limits()
 CHUNK_CHARACTERS, CHUNK_PIECES = 4 << 20, 16384  # what is encoded at once, over all threads
 FEWEST_CHARACTERS, FOR_A_TOKEN = 64 << 10, 8  # of a chunk, where few tokens are asked for
-MAX_THREADS = 4096
+MAX_THREADS, THREADS_FOR_A_CORE = 4096, 4  # the stacks of more would take what memory the worker may have
 
 
 @dataclasses.dataclass
@@ -61,7 +61,8 @@ def run(asked) -> None:
     require_apart(asked.output, [asked.model, *asked.files])
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     if asked.threads:
-        os.environ["RAYON_NUM_THREADS"] = str(asked.threads)  # read when tokenizers first encodes
+        most = THREADS_FOR_A_CORE * (os.cpu_count() or 1)
+        os.environ["RAYON_NUM_THREADS"] = str(min(asked.threads, most))  # read when tokenizers first encodes
     model = Model(asked.model)
     model.tokenizer  # its errors come first
     before, behind = ids_before(model, asked.add_bos), ids_behind(model, asked.eod)

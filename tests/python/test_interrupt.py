@@ -145,6 +145,67 @@ def test_no_python_outlives_us(number, long_text, place, model):
     wait_until(lambda: workers_at(place) == [])
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_tokenize_while_python_starts(number, place, model, tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    script.write_text(f'#!/bin/sh\nkill -STOP $$\nexec "{sys.executable}" "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("UPMOE_PYTHON", str(script))
+    process = start("tokenize", model, tiny.TEXT, "-o", place / "out")
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    process.send_signal(number)
+    process.send_signal(signal.SIGCONT)
+    assert_interrupted(process, place)
+
+
+INTERRUPT_AT = """
+import os, signal, sys, time
+from upmoe import guard, token_writer
+from upmoe.__main__ import main
+
+def interrupts(what, whom):
+    def interrupted(*arguments):
+        out = what(*arguments)
+        while left:
+            os.kill(whom(), left.pop())
+            time.sleep(0.5)
+        return out
+    left = [signal.SIGTERM] * {times}
+    return interrupted
+
+{seam}
+sys.exit(main())
+"""
+SEAMS = {
+    "a name is given": "token_writer.TokenWriter._give_name = interrupts(token_writer.TokenWriter._give_name, os.getppid)",
+    "the worker is done": "guard.os.waitpid = interrupts(os.waitpid, os.getpid)",
+}
+
+
+def tokenize_at(seam: str, model: Path, out: Path, *options, times: int = 1) -> subprocess.CompletedProcess:
+    program = INTERRUPT_AT.format(seam=SEAMS[seam], times=times)
+    command = [sys.executable, "-c", program, "tokenize", model, tiny.TEXT, "-o", out, *options]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("seam", SEAMS)
+def test_tokenize_that_is_interrupted_too_late_finishes(seam, replace, place, model):
+    if replace:
+        assert tokenize_at(seam, model, place / "out", "--eod", "7").returncode == 0
+    result = tokenize_at(seam, model, place / "out", *(["--replace"] if replace else []))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "done" in result.stdout
+    assert sorted(os.listdir(place)) == ["out.bin", "out.idx"]
+    assert (place / "out.bin").read_bytes()[-2:] == b"\2\0"
+
+
+def test_tokenize_that_is_interrupted_again_while_it_finishes_ends(place, model):
+    result = tokenize_at("a name is given", model, place / "out", times=2)
+    assert (result.returncode, result.stderr) == (INTERRUPTED, "upmoe: interrupted again, and ended at once\n")
+
+
 @pytest.mark.parametrize("times", [1, 3])
 def test_tokenize_while_it_encodes(times, long_text, place, model):
     process = start("tokenize", model, long_text, "-o", place / "out")

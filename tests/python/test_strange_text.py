@@ -247,9 +247,31 @@ def test_a_full_disk_is_told_with_the_files_name(fault, folder, library, tmp_pat
     place = tmp_path / "place"
     place.mkdir()
     env = {**ENVIRONMENT, "LD_PRELOAD": str(library), "UPMOE_FAULTS": fault, "UPMOE_FAULTS_UNDER": str(place)}
-    result = conftest.run("tokenize", folder, tiny.TEXT, "-o", place / "out", env=env)
+    result = conftest.run("tokenize", folder, tiny.TEXT, "-o", place / "out", "--replace", env=env)
     assert_refused(result, r"out\.(bin|idx)\S*: (No space left|Disk quota|Input/output)")
     assert not list(place.glob("*partial"))
+
+
+@pytest.mark.parametrize("fault", ["unlink:1:KILL", "unlink:1:TORN", "rename:1:KILL", "rename:1:TORN", "rename:2:KILL", "rename:2:TORN"])
+def test_a_killed_replacement_leaves_no_pair_of_old_and_new(fault, folder, library, tmp_path):
+    """Both have as many tokens, so that such a pair could be read."""
+    place = tmp_path / "place"
+    place.mkdir()
+    faulty = {"LD_PRELOAD": str(library), "UPMOE_FAULTS": fault, "UPMOE_FAULTS_UNDER": str(place)}
+    texts = ["one", "one and two"]
+
+    def pair_of(texts: list[str], out: Path, env: dict) -> tuple[list[bytes], int]:
+        (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        result = conftest.run("tokenize", folder, tmp_path / "texts.jsonl", "-o", out, "--replace", env=ENVIRONMENT | env)
+        paths = (out.with_suffix(".bin"), out.with_suffix(".idx"))
+        return [path.read_bytes() if path.exists() else b"" for path in paths], result.returncode
+
+    new, _ = pair_of(texts[::-1], tmp_path / "new", {})
+    old, _ = pair_of(texts, place / "out", {})
+    assert [*map(len, old)] == [*map(len, new)] and old != new
+    found, code = pair_of(texts[::-1], place / "out", faulty)
+    assert code in (FAILED, -9)  # the worker is killed, and its parent where it cleans up
+    assert found in (old, new) or not found[0], "a .bin without its .idx, or with the other one"
 
 
 # ---- prompts ----

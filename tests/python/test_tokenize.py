@@ -130,6 +130,29 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(model, tmp_path):
     assert len(documents(tmp_path / "1")) == 40000
 
 
+def test_the_most_threads_that_may_be_asked_for_do_not_take_all_memory(model, tmp_path):
+    assert tokenize(model, tiny.TEXT, "-o", tmp_path / "out", "--threads", "4096").returncode == 0
+    assert documents(tmp_path / "out") == [ids_of(model, TEXT) + [2]]
+
+
+WITHOUT = """
+import errno, os, sys
+from upmoe.__main__ import main
+def refused(*_):
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+os.{call} = refused
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("call", ["fork", "memfd_create", "pipe"])
+def test_a_worker_that_cannot_be_started_is_told_in_a_sentence(call, model):
+    command = [sys.executable, "-c", WITHOUT.format(call=call), "encode", str(model)]
+    result = subprocess.run(command, env=ENVIRONMENT, input="a", capture_output=True, text=True, timeout=600)
+    assert result.returncode == FAILED
+    assert result.stderr == "upmoe: cannot start a process for the model's tokenizer: Resource temporarily unavailable\n"
+
+
 def test_a_limit_of_tokens_is_met_exactly(model, tmp_path):
     source = write_lines(tmp_path / "x.jsonl", [TEXT[:300]] * 10)
     assert tokenize(model, source, "-o", tmp_path / "all").returncode == 0

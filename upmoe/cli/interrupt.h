@@ -13,7 +13,8 @@ void end_when_interrupted();
 // second one ends the program at once.
 const std::atomic<bool>& catch_interrupts();
 
-// Such signals wait: for a program that this one becomes, until it calls end_when_interrupted().
+// Such signals wait: for a program that this one becomes, until it calls end_when_interrupted() or, in
+// Python, guarded() (python/upmoe/guard.py).
 void hold_interrupts();
 
 // While there is one, an interrupt waits; for what is short, and must be done whole. One at a time.

@@ -88,6 +88,13 @@ std::vector<char*> pointers(const std::vector<std::string>& strings) {
   return out;
 }
 
+// In front of it, for a Python that interrupts do not reach: until here they were blocked.
+constexpr const char* kIgnoreInterrupts = R"(
+import signal
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+)";
+
 constexpr const char* kNeeded = "huggingface_hub and tokenizers";
 
 [[noreturn]] void fail_to_run(const std::string& python, int error) {
@@ -258,7 +265,8 @@ PythonFilter::PythonFilter(const std::vector<std::string>& arguments) : said_(me
   require(::pipe2(ends.data(), O_CLOEXEC) == 0, "cannot make a pipe: {}", ErrnoText{});
   const FileDescriptor to_read(ends[0]);
   input_ = FileDescriptor(ends[1]);
-  child_ = start(kUpmoe, arguments, {.in = to_read.get(), .error = said_.get(), .hears_signals = false});
+  child_ = start((std::string(kIgnoreInterrupts) + kUpmoe).c_str(), arguments,
+                 {.in = to_read.get(), .error = said_.get(), .hears_signals = false});
 }
 
 PythonFilter::~PythonFilter() {
@@ -287,6 +295,7 @@ void become_upmoe_python(const std::vector<std::string>& arguments) {
   const Python python = find_python();
   const std::vector<std::string> words = command_line(python, kUpmoe, /*parent=*/0, arguments);
   const std::vector<std::string> environment = safe_environment();
+  hold_interrupts();  // while Python starts
   ::execve(python.path.c_str(), pointers(words).data(), pointers(environment).data());
   fail_to_run(python.path, errno);
 }
