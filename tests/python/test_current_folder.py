@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ PACKAGE = str(tiny.REPOSITORY / "python")
 # What is imported on the way, by Python itself when it starts, by the hub's package, by ours and by tokenizers.
 MODULES = ["sitecustomize", "usercustomize", "tqdm", "huggingface_hub", "upmoe", "tokenizers", "jinja2", "json", "ctypes",
            "argparse", "encodings", "_bootlocale"]
+# A Python that looks into a user's folder, as that of a venv does not.
+USER = {"UPMOE_PYTHON": sys._base_executable, "PYTHONPATH": f"{PACKAGE}:{sysconfig.get_path('purelib')}"}
 PROGRAMS = ["python", "python3", "upmoe-engine"]
 
 
@@ -29,7 +32,8 @@ def trap(tmp_path, monkeypatch):
     for module in MODULES:
         (folder / f"{module}.py").write_text(sprung)
     (folder / "evil.pth").write_text(f"import sys; exec({sprung!r})\n")
-    for place in ("lib/python3.11/site-packages", ".local/lib/python3.11/site-packages"):
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for place in (f"lib/{version}/site-packages", f".local/lib/{version}/site-packages"):
         (folder / place).mkdir(parents=True)
         (folder / place / "evil.pth").write_text(f"import sys; exec({sprung!r})\n")
     for program in PROGRAMS:
@@ -54,11 +58,18 @@ ENVIRONMENTS = {
     "dot": {"PYTHONPATH": f".:{PACKAGE}"},
     "relative_entry": {"PYTHONPATH": f"{PACKAGE}:../trap"},
     "home": {"PYTHONHOME": "."},
-    "user_base": {"PYTHONUSERBASE": "."},
-    "user_home": {"HOME": "."},
+    "user_base": {**USER, "PYTHONUSERBASE": "."},
+    "user_home": {**USER, "HOME": "."},
     "bytecode": {"PYTHONPYCACHEPREFIX": "."},
     "inspect": {"PYTHONINSPECT": "1", "PYTHONSTARTUP": "upmoe.py"},
 }
+
+
+@pytest.mark.parametrize("name", ["user_base", "user_home"])
+def test_python_itself_would_run_what_lies_in_a_users_folder(name, trap):
+    env = {**os.environ, **ENVIRONMENTS[name], "PYTHONPATH": ""}
+    subprocess.run([sys._base_executable, "-P", "-c", ""], env=env, check=True)
+    (trap / "sprung").unlink()
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS.values(), ids=ENVIRONMENTS)
