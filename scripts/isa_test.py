@@ -44,6 +44,8 @@ def run(*command, environment: dict) -> str:
 
 def run_tests(program: str, tests: str, environment: dict) -> None:
     out = run(TESTS / program, f"--gtest_filter={tests}", "--gtest_brief=1", environment=environment)
+    if "] 0 tests from" in out:
+        sys.exit(f"isa_test: {program} has no test that matches {tests}")
     for line in out.splitlines():
         if line.startswith(("products of", "[  PASSED  ]", "[  SKIPPED ]")):
             print(f"  {program}: {line}", flush=True)
