@@ -2,11 +2,26 @@
 
 #include <gtest/gtest.h>
 #include <sys/file.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
+#include <functional>
 #include <optional>
+#include <utility>
 
 #include "tests/fails_with.h"
 #include "tests/temp_folder.h"
+#include "upmoe/base/hash.h"
+
+namespace {
+std::function<void()> before_the_next_removal;
+}
+
+// In front of the C library's: before a file of the replaced folder goes, a test lets something happen.
+extern "C" int unlinkat(int folder, const char* name, int how) noexcept {
+  if (const auto happen = std::exchange(before_the_next_removal, nullptr)) happen();
+  return static_cast<int>(::syscall(SYS_unlinkat, folder, name, how));
+}
 
 namespace upmoe {
 namespace {
@@ -158,27 +173,30 @@ TEST_F(OutputFolderTest, NeverReplacesAProjectThatHoldsAFileOfOurName) {
 
 // What a trainer, git, a browser's download and a person put beside a model.
 TEST_F(OutputFolderTest, NeverReplacesACheckpointWithSomethingElseInIt) {
-  for (const std::string name : {"optimizer.pt",
-                                 "trainer_state.json",
-                                 "training_args.bin",
-                                 "checkpoint-500/optimizer.pt",
-                                 ".git/HEAD",
-                                 "thesis.tex",
-                                 "model.safetensors.bak",
-                                 "model-a-of-2.safetensors",
-                                 "adapter_model.safetensors",
-                                 "upmoe-journal",
-                                 "additional_chat_templates/notes.txt",
-                                 "tokenizer.json/mine",
-                                 "LICENSE-chapter of my thesis.tex",
-                                 "NOTICE of termination.pdf",
-                                 "LICENSE.docx",
-                                 ".cache/mine",
-                                 ".cache/huggingface/mine",
-                                 ".cache/huggingface/download/mine.txt",
-                                 ".cache/pip/a.metadata",
-                                 "pytorch_model.bin.bak",
-                                 "consolidated.00.pth"}) {
+  std::string levels = "a";  // more than the stack or the descriptors of a process would bear
+  for (int i = 0; i < 20; ++i) levels += "/a";
+  for (const std::string& name : Names{"optimizer.pt",
+                                       "trainer_state.json",
+                                       "training_args.bin",
+                                       "checkpoint-500/optimizer.pt",
+                                       ".git/HEAD",
+                                       "thesis.tex",
+                                       "model.safetensors.bak",
+                                       "model-a-of-2.safetensors",
+                                       "adapter_model.safetensors",
+                                       "upmoe-journal",
+                                       "additional_chat_templates/notes.txt",
+                                       "tokenizer.json/mine",
+                                       "LICENSE-chapter of my thesis.tex",
+                                       "NOTICE of termination.pdf",
+                                       "LICENSE.docx",
+                                       ".cache/mine",
+                                       ".cache/huggingface/mine",
+                                       ".cache/huggingface/download/mine.txt",
+                                       ".cache/pip/a.metadata",
+                                       ".cache/huggingface/download/" + levels + "/a.metadata",
+                                       "pytorch_model.bin.bak",
+                                       "consolidated.00.pth"}) {
     const fs::path place = make_checkpoint("out");
     write_file(place / name, "mine");
     EXPECT_TRUE(fails_with([&] { make(place, true); },
@@ -188,6 +206,92 @@ TEST_F(OutputFolderTest, NeverReplacesACheckpointWithSomethingElseInIt) {
     EXPECT_EQ(temp_.names(), Names{"out"}) << name;
     fs::remove_all(place);
   }
+}
+
+// While the old folder is removed it lies under the name of a partial one.
+TEST_F(OutputFolderTest, KeepsOthersFromWorkingInTheFolderThatItReplaces) {
+  const fs::path place = make_checkpoint("out");
+  int tried = 0;
+  before_the_next_removal = [&] {
+    for (const OutputFolder::Leftover leftover :
+         {OutputFolder::Leftover::refuse, OutputFolder::Leftover::resume, OutputFolder::Leftover::share}) {
+      EXPECT_TRUE(fails_with([&] { OutputFolder(place, true, leftover); },
+                             {"/out: another run is writing this output"}));
+      ++tried;
+    }
+  };
+  OutputFolder output(place, true);
+  write_file(output.partial() / "config.json", "new");
+  write_file(output.partial() / "model.safetensors", "");
+  output.commit();
+  EXPECT_EQ(tried, 3);
+  EXPECT_EQ(read_file(place / "config.json"), "new");
+  EXPECT_EQ(temp_.names(), Names{"out"});
+}
+
+// A run that is killed while it removes the old output: of transformers, with more than a run of ours writes.
+TEST_F(OutputFolderTest, ClearsAnOldOutputThatAKilledRunWasRemoving) {
+  const fs::path partial = make_checkpoint("out.upmoe-partial");
+  write_file(partial / ".gitattributes", "text");
+  EXPECT_TRUE(fails_with([&] { OutputFolder(temp_ / "out", true); }, {"which no run of upmoe has written"}));
+  write_file(partial / "upmoe-replaced", "");
+  for (const OutputFolder::Leftover leftover :
+       {OutputFolder::Leftover::resume, OutputFolder::Leftover::share})
+    EXPECT_TRUE(fails_with([&] { OutputFolder(temp_ / "out", false, leftover); },
+                           {"/out.upmoe-partial: is an old output", "--replace"}));
+  EXPECT_TRUE(fs::exists(partial / "model.safetensors"));
+  make(temp_ / "out", true);
+  EXPECT_EQ(temp_.names(), Names{"out"});
+  EXPECT_FALSE(fs::exists(temp_ / "out" / "upmoe-replaced"));
+}
+
+TEST_F(OutputFolderTest, MarksTheOldOutputAsLongAsItIsRemoved) {
+  const fs::path place = make_checkpoint("out");
+  bool marked = false;
+  before_the_next_removal = [&] { marked = fs::exists(temp_ / "out.upmoe-partial" / "upmoe-replaced"); };
+  make(place, true);
+  EXPECT_TRUE(marked);
+  EXPECT_EQ(temp_.names(), Names{"out"});
+}
+
+// A whole output under the name of an unfinished one has no journal, and is nothing to continue or to empty.
+TEST_F(OutputFolderTest, NeverTakesAWholeOutputForWhatAKilledRunHasLeft) {
+  const fs::path whole = make_checkpoint("out.upmoe-partial");
+  for (const char* name : {"upmoe.json", "upmoe-recipe.toml"}) write_file(whole / name, "{}");
+  for (const bool replace : {false, true})
+    EXPECT_TRUE(fails_with([&] { OutputFolder(temp_ / "out", replace, OutputFolder::Leftover::resume); },
+                           {"/out.upmoe-partial: holds no journal"}));
+  EXPECT_TRUE(fs::exists(whole / "upmoe.json"));
+  for (const char* name : {"new.upmoe-partial", "new.upmoe-old"})
+    EXPECT_TRUE(fails_with([&] { OutputFolder(temp_ / name, false); }, {name, "unfinished outputs"}));
+}
+
+TEST_F(OutputFolderTest, ReplacesALicenceOfAnyNameThatTheRecordKnows) {
+  const auto record = [&](const std::string& text) {
+    write_file(temp_ / "out" / "LICENSE.llama3", "the licence");
+    write_file(temp_ / "out" / "upmoe.json", text);
+  };
+  const fs::path place = make_checkpoint("out");
+  const std::string known =
+      R"({"output": {"files": {"LICENSE.llama3": ")" + hex(xxh3("the licence")) + "\"}}}";
+  for (const std::string& text :
+       {std::string(), std::string("{}"), std::string(R"({"output": {"files": {"LICENSE.llama3": "0"}}})")}) {
+    record(text);
+    EXPECT_TRUE(fails_with([&] { make(place, true); }, {"/out: holds 'LICENSE.llama3'"})) << text;
+  }
+  record(known);
+  make(place, true);
+  EXPECT_FALSE(fs::exists(place / "LICENSE.llama3"));
+}
+
+TEST_F(OutputFolderTest, GoesOnBesideALicenceOfAnyName) {
+  const fs::path partial = temp_ / "out.upmoe-partial";
+  write_file(partial / "upmoe-journal", "upmoe-journal 1 ");
+  write_file(partial / "LICENSE.llama3", "the licence");
+  OutputFolder(temp_ / "out", false, OutputFolder::Leftover::resume).keep();
+  EXPECT_TRUE(fs::exists(partial / "LICENSE.llama3"));
+  OutputFolder(temp_ / "out", true);
+  EXPECT_EQ(temp_.names(), Names{});
 }
 
 // What `hf download --local-dir` and save_pretrained leave.

@@ -121,10 +121,31 @@ def copy_of_the_programs(folder: Path) -> Path:
     return Path(shutil.copy(conftest.PROGRAM, place))
 
 
+@pytest.mark.parametrize("open_to_others", [".", ".venv", ".venv/bin"])
+def test_a_venv_that_others_can_write_to_is_passed_over(open_to_others, trap, model, upmoe, monkeypatch):
+    program = copy_of_the_programs(trap.parent)
+    program.parent.chmod(0o755)
+    (program.parent / open_to_others).chmod(0o777)
+    monkeypatch.delenv("UPMOE_PYTHON")
+    env = {**os.environ, "PATH": "/nowhere"}
+    result = upmoe("tokenize", model, tiny.TEXT, "-o", trap.parent / "out", env=env, executable=program)
+    assert result.returncode == 1 and "was passed over, because others can write" in result.stderr
+
+
+@pytest.mark.parametrize("path", ["", ".", ":"])
+def test_a_path_of_the_current_folder_alone_is_the_usual_one(path, trap, model, upmoe):
+    shim = trap.parent / "python"  # a shell, which looks for the next program in PATH
+    shim.write_text(f'#!/bin/sh\ncase $PATH in /*) exec "{sys.executable}" "$@";; esac\nexec python3 "$@"\n')
+    shim.chmod(0o755)
+    env = {**os.environ, "PATH": path, "UPMOE_PYTHON": str(shim)}
+    result = upmoe("tokenize", model, tiny.TEXT, "-o", trap.parent / "out", env=env)
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_venv_that_is_passed_over_is_named_in_the_error(trap, model, upmoe, monkeypatch):
     program = copy_of_the_programs(trap.parent)
     monkeypatch.delenv("UPMOE_PYTHON")
-    says = r"anybodys/\.venv was passed over, because anybody can write to its folder"
+    says = r"anybodys/\.venv was passed over, because others can write to it or its folder"
     place = trap.parent / "bin"
     place.mkdir()
     arguments = ("tokenize", model, tiny.TEXT, "-o", trap.parent / "out")
@@ -160,6 +181,17 @@ def test_libraries_are_looked_for_in_absolute_places_only(name):
             assert place.startswith("/") or place.split("/")[0] == "$ORIGIN", places
     for needed in re.findall(r"\(NEEDED\)\s+Shared library: \[(.*)\]", said):
         assert "/" not in needed or needed.startswith("/"), needed
+
+
+@pytest.mark.parametrize("libraries", ["", ":", ".", "/nowhere:", ":/nowhere"])
+def test_an_empty_entry_of_the_library_path_is_no_place_for_the_engine(libraries, trap, model, upmoe):
+    for name in ("libfmt.so.9", "libtorch_cpu.so", "libgomp.so.1"):
+        (trap / name).write_text("no library")
+    env = {**os.environ, "LD_LIBRARY_PATH": libraries}
+    # upmoe itself is started by whoever set the variable; with it, only the engine's libraries are at stake here.
+    (trap / "libfmt.so.9").unlink()
+    result = upmoe("generate", model, "--tokens", "1 2", "--max-tokens", 1, env=env)
+    assert result.returncode == 0, result.stderr
 
 
 def test_a_library_in_it_is_not_loaded(trap, model, upmoe):

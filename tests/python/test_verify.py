@@ -192,11 +192,10 @@ def test_a_tensor_that_was_trained_further(name, promise, verify, tiny_folder, c
 
 def test_a_function_that_is_not_preserved_in_spite_of_the_record(verify, tiny_folder, convert, token_file):
     dense = tiny_folder(tiny.VARIANTS[0])
-    moe = convert(dense, "--method", "drop", "--experts", NUM_EXPERTS)
-    record = json.loads((moe / "upmoe.json").read_text())
-    (moe / "upmoe.json").write_text(json.dumps(record | {"function_preserving": True}))
-    assert broken(verify(moe, dense)) == set()
-    assert broken(verify(moe, dense, "--data", token_file)) == {"function"}
+    moe = convert(dense, "--method", "copy", "--experts", NUM_EXPERTS)
+    change_tensor(moe, "model.norm.weight", lambda weight: weight * 2)
+    assert broken(verify(moe, dense)) == {"others", "output"}
+    assert broken(verify(moe, dense, "--data", token_file)) == {"others", "output", "function"}
 
 
 def test_no_record_no_promise(upmoe, verify, tiny_folder, convert):
@@ -253,6 +252,53 @@ def test_every_byte_beside_the_weights_is_held(ranks, upmoe, verify, tiny_folder
         (moe / name).write_bytes(before)
     (moe / "README.md").write_text("mine")
     assert verify(moe, dense)["notes"] == ["README.md was edited"]
+
+
+@pytest.mark.parametrize("name", ["special_tokens_map.json", "added_tokens.json", "additional_chat_templates/tool_use.jinja",
+                                  "adapter_config.json", "model.safetensors.index.json", "model-00001-of-00002.safetensors",
+                                  "zzz.safetensors", "modeling_evil.py", "pytorch_model.bin"])
+def test_an_added_file_that_loaders_read_is_a_failure(name, upmoe, tiny_folder, convert):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "copy", "--experts", NUM_EXPERTS)
+    (moe / name).parent.mkdir(exist_ok=True)
+    (moe / name).write_text("{}")
+    result = upmoe("verify", moe, "--against", dense)
+    assert result.returncode == 1 and f"{name} was added" in result.stdout
+
+
+def test_an_added_file_that_nobody_loads_is_a_note(verify, tiny_folder, convert):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "copy", "--experts", NUM_EXPERTS)
+    (moe / "thoughts.txt").write_text("mine")
+    found = verify(moe, dense)
+    assert found["holds"] and found["notes"] == ["thoughts.txt was added: upmoe.json does not know it"]
+
+
+def change_record(moe, change) -> None:
+    record = json.loads((moe / "upmoe.json").read_text())
+    change(record)
+    (moe / "upmoe.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda r: r["output"]["files"].pop("tokenizer.json"), "upmoe.json has no hash of tokenizer.json"),
+    (lambda r: r["output"].update(files={}), "upmoe.json has no hash of "),
+    (lambda r: r["output"].update(tensors={}), "upmoe.json: has no hashes of tensors"),
+    (lambda r: r.update(function_preserving=True), "says both that the conversion preserves the function and"),
+    (lambda r: r.update(function_preserving=True, not_exact_because=""), "says both that the conversion preserves the function and"),
+])
+def test_a_record_from_which_something_was_taken_is_a_failure(change, says, upmoe, tiny_folder, convert):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "drop", "--experts", NUM_EXPERTS)
+    change_record(moe, change)
+    result = upmoe("verify", moe, "--against", dense)
+    assert result.returncode == 1 and says in result.stdout + result.stderr
+
+
+def test_weights_that_may_be_not_finite_are_a_note(upmoe, verify, tiny_folder, tmp_path):
+    dense, moe = tiny_folder(tiny.VARIANTS[0]), tmp_path / "moe"
+    assert upmoe("convert", dense, moe, "--allow", "not-finite").returncode == 0
+    assert any("--allow not-finite" in note for note in verify(moe, dense)["notes"])
 
 
 @pytest.mark.parametrize("key, value", [("rope_theta", 1e6), ("vocab_size", 319), ("tie_word_embeddings", True), ("rms_norm_eps", 1e-3)])

@@ -4,12 +4,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <string>
 
 #include "upmoe/io/open_folder.h"
 
 namespace upmoe {
 namespace {
+
+constexpr std::ptrdiff_t kMostLevels = 16;  // of folders; a repository's files are in two or three
 
 bool is_of_a_download(const std::string& path, bool is_folder) {
   const std::string hub = ".cache/huggingface", downloads = hub + "/download";
@@ -22,6 +25,7 @@ bool is_of_a_download(const std::string& path, bool is_folder) {
 // Whether all below a folder is of a download; with `remove`, what is is deleted. `path`: as seen from the
 // checkpoint.
 bool is_all_of_a_download(int parent, const char* name, const std::string& path, bool remove) {
+  if (std::ranges::count(path, '/') > kMostLevels) return false;
   const FileDescriptor folder = open_folder_in(parent, name);
   if (folder.get() < 0) return false;
   bool all = true;

@@ -25,6 +25,8 @@ namespace {
 
 std::string shown(const fs::path& path) { return printable(path.string()); }
 
+const std::string kUnfinished = ".upmoe-partial", kAside = ".upmoe-old";
+
 // The absolute place without a trailing slash; links in it are followed.
 fs::path resolved(const fs::path& place) {
   require(!place.empty(), "an empty path is not a place for a folder");
@@ -33,11 +35,14 @@ fs::path resolved(const fs::path& place) {
   require(!error, "{}: {}", shown(place), error.message());
   if (!out.has_filename()) out = out.parent_path();
   require(out.has_filename(), "{}: not a place for a folder", shown(place));
+  for (const std::string& end : {kUnfinished, kAside})
+    require(!out.filename().string().ends_with(end),
+            "{}: names that end in {} are those of unfinished outputs; choose another", shown(place), end);
   return out;
 }
 
-fs::path partial_of(const fs::path& place) { return place.string() + ".upmoe-partial"; }
-fs::path aside_of(const fs::path& place) { return place.string() + ".upmoe-old"; }
+fs::path partial_of(const fs::path& place) { return place.string() + kUnfinished; }
+fs::path aside_of(const fs::path& place) { return place.string() + kAside; }
 
 bool is_there(const fs::path& path) {
   std::error_code error;
@@ -62,12 +67,27 @@ OwnEntries replaceable(const FileDescriptor& folder, const fs::path& place) {
   return entries;
 }
 
-// What is under the name of a partial folder may be anything: only a run's work is gone on with or removed.
-OwnEntries left_by_a_run(const FileDescriptor& folder, const fs::path& partial) {
+bool is_same(const FileDescriptor& folder, const fs::path& path) {
+  const std::optional<FileIdentity> there = identity_at(path);
+  return there && there->is_same_file(identity_of(folder, path));
+}
+
+// What is under the name of a partial folder may be anything: only a run's work is continued or removed.
+OwnEntries left_by_a_run(const FileDescriptor& folder, const fs::path& partial,
+                         OutputFolder::Leftover leftover) {
   OwnEntries entries = own_entries(folder, OwnKind::partial);
+  if (leftover == OutputFolder::Leftover::share && !is_same(folder, partial))
+    return entries;  // another rank has finished it just now
+  if (entries.is_replaced) {
+    require(leftover == OutputFolder::Leftover::refuse,
+            "{}: is an old output, which a run was replacing when it was killed; delete it, or start anew "
+            "with --replace",
+            shown(partial));
+    entries = own_entries(folder, OwnKind::checkpoint);
+  }
   require(entries.foreign.empty(), "{}: holds {}, which no run of upmoe has written; move it away",
           shown(partial), entries.foreign);
-  require(entries.has_journal || !entries.has_bytes,
+  require(entries.has_journal || entries.is_replaced || !entries.has_bytes,
           "{}: holds no journal of a run of upmoe; if nobody needs it, delete the folder", shown(partial));
   return entries;
 }
@@ -112,23 +132,40 @@ OwnEntries usable(const FileDescriptor& folder, const fs::path& partial, bool re
           "{}: an earlier run was killed and has left this; continue it with --resume, or start anew with "
           "--replace",
           shown(partial));
-  return left_by_a_run(folder, partial);
+  return left_by_a_run(folder, partial, leftover);
 }
 
-// replaceable(), but a folder that is not gets its name back first.
-OwnEntries replaceable_or(const FileDescriptor& folder, const fs::path& place, auto&& give_back) {
+// The old output, locked: under the name of a partial folder another run would take it for one to empty. The
+// mark tells a later run what it is, should this one be killed.
+FileDescriptor lock_replaced(const fs::path& place) {
+  FileDescriptor folder = open_folder(place);
+  require(folder.get() >= 0, "{}: cannot open: {}", shown(place), ErrnoText{});
+  const bool locked = ::flock(folder.get(), LOCK_EX | LOCK_NB) == 0;
+  require(locked || errno != EWOULDBLOCK, "{}: another run is replacing it", shown(place));
+  require(locked, "{}: cannot lock the folder: {}", shown(place), ErrnoText{});
+  FileDescriptor(::openat(folder.get(), kReplacedMark, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
+  return folder;
+}
+
+// replaceable(), now that the folder is at `at`; one that is not, or is another, gets its name back first.
+OwnEntries replaceable_or(const FileDescriptor& folder, const fs::path& at, const fs::path& place,
+                          auto&& give_back) {
   try {
+    require(is_same(folder, at), "{}: was replaced by another folder just now", shown(place));
     return replaceable(folder, place);
   } catch (...) {
+    ::unlinkat(folder.get(), kReplacedMark, 0);
     give_back();
     throw;
   }
 }
 
-void remove_replaced(const FileDescriptor& folder, const OwnEntries& entries, const fs::path& at,
+void remove_replaced(const FileDescriptor& folder, OwnEntries entries, const fs::path& at,
                      const fs::path& place) {
+  std::erase(entries.known, kReplacedMark);
   try {
     remove_known(folder, entries, at);
+    ::unlinkat(folder.get(), kReplacedMark, 0);
     require(::rmdir(at.c_str()) == 0, "{}", ErrnoText{});
   } catch (const Error& error) {
     fail("{}: done, but the old folder could not be removed from {}: {}", shown(place), shown(at),
@@ -244,10 +281,7 @@ OutputFolder::~OutputFolder() {
     parent = parent.parent_path();
 }
 
-bool OutputFolder::is_at(const fs::path& path) const {
-  const std::optional<FileIdentity> there = identity_at(path);
-  return there && there->is_same_file(identity_of(lock_, path));
-}
+bool OutputFolder::is_at(const fs::path& path) const { return is_same(lock_, path); }
 
 FileDescriptor OutputFolder::wait_for_turn(const std::string& file,
                                            const std::atomic<bool>* cancelled) const {
@@ -286,11 +320,11 @@ void OutputFolder::commit() {
   require(!was_committed(), "{}: was completed by another", shown(place_));
   sync_folder(partial_);
   const bool replacing = replace_ && is_there(place_);
+  const FileDescriptor old = replacing ? lock_replaced(place_) : FileDescriptor(-1);
   // An exchange is atomic: there is no moment at which neither the old nor the new folder has the name.
   if (replacing && exchange(partial_, place_) == 0) {
     // By now the old one is there. It is checked once more: what is removed is what was checked.
-    const FileDescriptor old = open_folder(partial_);
-    const OwnEntries entries = replaceable_or(old, place_, [&] { exchange(partial_, place_); });
+    const OwnEntries entries = replaceable_or(old, partial_, place_, [&] { exchange(partial_, place_); });
     const FileDescriptor made = std::move(lock_);
     finish_in_place(made, place_);
     remove_replaced(old, entries, partial_, place_);
@@ -299,17 +333,20 @@ void OutputFolder::commit() {
   // No exchange on this file system: the old folder steps aside, and is deleted when the new one is in its
   // place.
   const fs::path aside = aside_of(place_);
-  FileDescriptor old(-1);
   OwnEntries entries;
   if (replacing) {
-    require(rename_to_new(place_, aside), "{}: cannot move the old folder aside, to {}: {}", shown(place_),
-            shown(aside), ErrnoText{});
-    old = open_folder(aside);
-    entries = replaceable_or(old, place_, [&] { std::rename(aside.c_str(), place_.c_str()); });
+    if (!rename_to_new(place_, aside)) {
+      const int reason = errno;
+      ::unlinkat(old.get(), kReplacedMark, 0);
+      fail("{}: cannot move the old folder aside, to {}: {}", shown(place_), shown(aside),
+           std::strerror(reason));
+    }
+    entries = replaceable_or(old, aside, place_, [&] { std::rename(aside.c_str(), place_.c_str()); });
   }
   if (std::rename(partial_.c_str(), place_.c_str()) != 0) {
     const int reason = errno;
     const bool back = !replacing || std::rename(aside.c_str(), place_.c_str()) == 0;
+    if (replacing) ::unlinkat(old.get(), kReplacedMark, 0);
     fail("{}: cannot give the finished folder its name: {}{}", shown(place_), std::strerror(reason),
          back ? "" : "; the old folder is at " + shown(aside));
   }

@@ -7,15 +7,20 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <nlohmann/json.hpp>
 
 #include "upmoe/base/error.h"
+#include "upmoe/base/hash.h"
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/download_notes.h"
+#include "upmoe/checkpoint/json.h"
 #include "upmoe/checkpoint/side_files.h"
 #include "upmoe/io/open_folder.h"
 
 namespace upmoe {
 namespace {
+
+constexpr std::uint64_t kMostRecordBytes = 256u << 20;
 
 // The folder of chat templates, when nothing but templates is in it.
 bool holds_templates_only(int folder) {
@@ -50,10 +55,28 @@ bool begins_as_journal(int folder, const std::string& name) {
   return size >= 0 && (others <= 1 || zeros == size);
 }
 
+// Whether the record of an output (upmoe.json) has a file with these bytes. A record that can't be read has
+// none.
+bool is_recorded(int folder, const std::string& name) try {
+  const auto read = [&](const char* file) {
+    const FileDescriptor open(::openat(folder, file, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+    return read_small_file(open, file, kMostRecordBytes);
+  };
+  const nlohmann::json record = parse_json_object(read("upmoe.json"), "upmoe.json");
+  return record.at("output").at("files").at(name) == hex(xxh3(read(name.c_str())));
+} catch (const std::exception&) {
+  return false;
+}
+
 bool is_own(int folder, const std::string& name, const struct stat& info, OwnKind kind) {
   if (name == kTemplatesFolder) return S_ISDIR(info.st_mode) && holds_templates_only(folder);
   if (name == kDownloadNotes)
     return kind == OwnKind::checkpoint && S_ISDIR(info.st_mode) && holds_download_notes_only(folder);
+  // A licence under any name is carried; if it is no plain one, it is ours only where a run or a record says
+  // so.
+  if (is_licence(name) && !is_side_file(name))
+    return S_ISREG(info.st_mode) && info.st_nlink == 1 &&
+           (kind == OwnKind::partial || is_recorded(folder, name));
   // A file under a second name is somebody's, and a run would write into it.
   if (kind == OwnKind::partial || is_working_name(name))
     return is_own_name(name, OwnKind::partial) && S_ISREG(info.st_mode) && info.st_nlink == 1 &&
@@ -80,7 +103,7 @@ OwnEntries own_entries(const FileDescriptor& folder, OwnKind kind) {
   }
   const auto has = [&](const char* name) { return std::ranges::find(out.known, name) != out.known.end(); };
   out.has_config = has("config.json");
-  out.has_journal |= has("upmoe.json") && has("upmoe-recipe.toml");
+  out.is_replaced = has(kReplacedMark);
   return out;
 }
 

@@ -13,7 +13,8 @@ struct OwnEntries {
   std::vector<std::string> known;  // files, and the folders of chat templates and of a download
   std::string foreign;             // the first of all others, with what it is; empty: there is none
   bool has_weights = false, has_config = false;
-  bool has_journal = false;  // or is about to lose it: the record of a whole output stands there
+  bool has_journal = false;
+  bool is_replaced = false;  // an old output, of which a run that replaced it has left this
   bool has_bytes = false;    // in any of its files
 };
 

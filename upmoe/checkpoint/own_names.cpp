@@ -21,8 +21,8 @@ constexpr std::array<std::string_view, 4> kOthersWeights = {"pytorch_model.bin",
                                                             "consolidated.safetensors",
                                                             "consolidated-#-of-#.safetensors"};
 constexpr std::array<std::string_view, 2> kJournals = {"upmoe-journal", "upmoe-journal-#-of-#"};
-constexpr std::array<std::string_view, 4> kWorking = {"upmoe-rank-#-of-#.json", "upmoe-rank-#-of-#.json.new",
-                                                      "upmoe-finishing", "upmoe-reflink-trial"};
+constexpr std::array<std::string_view, 3> kWorking = {"upmoe-rank-#-of-#.json", "upmoe-rank-#-of-#.json.new",
+                                                      kReplacedMark};
 
 // The name with # for each run of digits; a # of its own is no number.
 std::string without_numbers(std::string_view name) {

@@ -10,6 +10,9 @@ namespace upmoe {
 enum class OwnKind { checkpoint, partial };
 bool is_own_name(std::string_view name, OwnKind kind);
 
+// An empty file in an old folder that --replace is removing.
+inline constexpr const char* kReplacedMark = "upmoe-replaced";
+
 bool is_weights_name(std::string_view name);
 bool is_journal_name(std::string_view name);
 // Of journals, hashes of ranks, trials: what is no part of an output.

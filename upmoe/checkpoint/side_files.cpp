@@ -51,10 +51,6 @@ bool drop_code(OrderedJson& json) {
   return found;
 }
 
-bool is_licence(std::string_view name) {
-  return std::ranges::any_of(kCarriedPrefixes, [&](std::string_view p) { return name.starts_with(p); });
-}
-
 // A licence text as models come with one: LICENSE, LICENSE-MIT, NOTICE.txt, LICENSE-2.0. A document of
 // somebody's own may begin with the word too, and --replace deletes what this says.
 bool is_plain_licence(std::string_view name) {
@@ -89,6 +85,10 @@ void add(std::vector<SideFile>& out, const Folder& folder, const std::string& na
 }
 
 }  // namespace
+
+bool is_licence(std::string_view name) {
+  return std::ranges::any_of(kCarriedPrefixes, [&](std::string_view p) { return name.starts_with(p); });
+}
 
 bool is_side_file(std::string_view name) {
   return std::ranges::find(kCarried, name) != kCarried.end() || is_plain_licence(name);

@@ -22,6 +22,8 @@ std::vector<std::string> side_file_notes(const Folder& source);
 // Whether a file of this name is such beyond doubt, so that it may be replaced with its folder; and the
 // folder of more chat templates (NAME.jinja).
 bool is_side_file(std::string_view name);
+// Whether it would be carried as a licence text: a document of somebody's own may have such a name, too.
+bool is_licence(std::string_view name);
 inline constexpr const char* kTemplatesFolder = "additional_chat_templates";
 
 // tokenizer_config.json as transformers 5 writes it can't be read by 4.57 (class TokenizersBackend, a list of

@@ -53,6 +53,7 @@ void hand_over_to_engine(int argc, char** argv) {
   if (argc < 2 || std::ranges::find(all, std::string_view(argv[1]), &Command::name) == all.end()) return;
   std::error_code ignored;
   const fs::path program = own_program(), engine = program.parent_path() / "upmoe-engine";
+  set_engine_environment();
   hold_interrupts();  // while torch is loaded
   if (!program.empty()) ::execv(engine.c_str(), argv);
   fmt::print(stderr, "upmoe: {}\n",

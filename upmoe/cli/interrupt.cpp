@@ -54,7 +54,7 @@ void say(const char* what) {
 
 extern "C" void on_signal(int /*signal*/) {
   const int before = errno;
-  if (Hold held = kHeld; hold.compare_exchange_strong(held, kHeldAndInterrupted)) return;
+  if (Hold held = kHeld; hold.compare_exchange_strong(held, kHeldAndInterrupted) || held != kNone) return;
   const bool again = interrupted.exchange(true);
   if (only_flag && !again) {
     errno = before;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <spawn.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -102,11 +103,19 @@ constexpr const char* kNeeded = "huggingface_hub and tokenizers";
        kNeeded);
 }
 
-// Whether nobody else may put something there: /tmp/.venv is anybody's.
-bool is_ours(const fs::path& folder) {
-  std::error_code error;
-  const fs::perms others = fs::status(folder, error).permissions() & fs::perms::others_write;
-  return !error && others == fs::perms::none;
+// Whether nobody may put something there but us, root, who owns this program, and their group: /tmp/.venv is
+// anybody's.
+bool is_ours(const fs::path& path) {
+  struct stat info {
+  }, program{};
+  return ::stat(path.c_str(), &info) == 0 && (info.st_mode & S_IWOTH) == 0 &&
+         (info.st_uid == 0 || info.st_uid == ::geteuid() ||
+          (::stat(own_program().c_str(), &program) == 0 && info.st_uid == program.st_uid));
+}
+
+// Of a .venv, with the folder that it is in and the program that is run.
+bool is_our_venv(const fs::path& folder, const fs::path& python) {
+  return is_ours(folder) && is_ours(folder / ".venv") && is_ours(python.parent_path()) && is_ours(python);
 }
 
 // A file in memory with this text, at its start.
@@ -152,9 +161,9 @@ Python find_python() {
     for (; folder.has_relative_path(); folder = folder.parent_path()) {
       const fs::path python = folder / ".venv/bin/python";
       if (std::error_code ignored; !fs::exists(python, ignored)) continue;
-      if (is_ours(folder)) return {python.string(), ""};
+      if (is_our_venv(folder, python)) return {python.string(), ""};
       if (out.passed_over.empty())
-        out.passed_over = fmt::format("; {} was passed over, because anybody can write to its folder",
+        out.passed_over = fmt::format("; {} was passed over, because others can write to it or its folder",
                                       printable((folder / ".venv").string()));
     }
   }

@@ -21,6 +21,11 @@ namespace upmoe::cli {
 namespace fs = std::filesystem;
 namespace {
 
+// A thread of OpenMP looks so often whether the others are there before it sleeps: some 0.1 ms. By default
+// it is some 10 ms, which on a machine with other work is taken from the thread that all wait for.
+constexpr const char* kSpins = "3000";
+constexpr const char* kUsualPath = "/usr/local/bin:/usr/bin:/bin";
+
 bool is_absolute(std::string_view path) { return path.starts_with('/'); }
 
 std::vector<std::string> entries(std::string_view list) {
@@ -66,7 +71,7 @@ fs::path own_program() {
 
 std::string find_program(const std::string& name) {
   const char* const path = std::getenv("PATH");
-  for (const std::string& folder : entries(path != nullptr ? path : "/usr/local/bin:/usr/bin:/bin")) {
+  for (const std::string& folder : entries(path != nullptr ? path : kUsualPath)) {
     const std::string found = folder + "/" + name;
     if (is_absolute(found) && !folder.empty() && ::access(found.c_str(), X_OK) == 0) return found;
   }
@@ -74,7 +79,7 @@ std::string find_program(const std::string& name) {
 }
 
 std::vector<std::string> safe_environment() {
-  static constexpr std::array<std::string_view, 2> kLists = {"PATH", "PYTHONPATH"};
+  static constexpr std::array<std::string_view, 3> kLists = {"PATH", "PYTHONPATH", "LD_LIBRARY_PATH"};
   // Dropped unless they name absolute folders; PYTHONINSPECT never does: no Python of ours is interactive.
   static constexpr std::array<std::string_view, 5> kPlaces = {
       "PYTHONHOME", "PYTHONUSERBASE", "PYTHONPYCACHEPREFIX", "PYTHONSTARTUP", "PYTHONINSPECT"};
@@ -84,13 +89,24 @@ std::vector<std::string> safe_environment() {
     const std::string_view name = text.substr(0, text.find('='));
     const std::string_view value = text.substr(std::min(name.size() + 1, text.size()));
     if (name == "PYTHONSAFEPATH") continue;
-    if (std::ranges::find(kLists, name) != kLists.end())
-      out.push_back(fmt::format("{}={}", name, absolute_entries(name, value)));
-    else if (std::ranges::find(kPlaces, name) == kPlaces.end() || all_absolute(value))
+    if (std::ranges::find(kLists, name) != kLists.end()) {
+      const std::string kept =
+          absolute_entries(name, value);  // to a shell, an empty PATH is the current folder
+      if (!kept.empty() || name == "PATH")
+        out.push_back(fmt::format("{}={}", name, kept.empty() ? kUsualPath : kept));
+    } else if (std::ranges::find(kPlaces, name) == kPlaces.end() || all_absolute(value))
       out.emplace_back(text);
     if (name == "HOME" && !value.empty() && !is_absolute(value)) out.emplace_back("PYTHONNOUSERSITE=1");
   }
   return out;
+}
+
+void set_engine_environment() {
+  if (const char* const libraries = std::getenv("LD_LIBRARY_PATH")) {
+    const std::string kept = absolute_entries("LD_LIBRARY_PATH", libraries);
+    kept.empty() ? ::unsetenv("LD_LIBRARY_PATH") : ::setenv("LD_LIBRARY_PATH", kept.c_str(), /*replace=*/1);
+  }
+  if (std::getenv("OMP_WAIT_POLICY") == nullptr) ::setenv("GOMP_SPINCOUNT", kSpins, /*replace=*/0);
 }
 
 void fill_closed_streams() {

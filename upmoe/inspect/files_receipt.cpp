@@ -10,6 +10,7 @@
 #include "upmoe/base/text.h"
 #include "upmoe/checkpoint/dense_config.h"
 #include "upmoe/checkpoint/index.h"
+#include "upmoe/checkpoint/own_names.h"
 #include "upmoe/checkpoint/side_files.h"
 #include "upmoe/io/file_descriptor.h"
 
@@ -17,10 +18,33 @@ namespace upmoe {
 namespace {
 
 constexpr std::uint64_t kMostBytes = 256u << 20;  // of a side file, as it is carried
-constexpr std::string_view kCard = "README.md", kConfig = "config.json", kRecord = "upmoe.json";
+constexpr std::string_view kCard = "README.md", kConfig = "config.json", kRecord = "upmoe.json",
+                           kRecipe = "upmoe-recipe.toml", kSingleFile = "model.safetensors",
+                           kIndex = "model.safetensors.index.json";
 
 bool is_of_weights(std::string_view name) {
   return name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+}
+
+// Shards that the tensors are read from, and the index that names them.
+bool is_read(const Weights& weights, const std::string& name) {
+  const std::vector<std::string>& shards = weights.shard_names();
+  if (std::ranges::find(shards, name) != shards.end()) return true;
+  return name == kIndex && std::ranges::find(shards, kSingleFile) == shards.end();
+}
+
+// Whether transformers, vLLM or llama.cpp would take the file for a part of the model.
+bool changes_what_is_loaded(std::string_view name) {
+  return is_of_weights(name) || is_weights_name(name) || is_side_file(name) || name.ends_with(".jinja") ||
+         name.ends_with(".py") || name == "adapter_config.json" || name.ends_with(".index.json");
+}
+
+std::set<std::string> must_be_known(const Record& record) {
+  std::set<std::string> out;
+  if (record.version < 2) return out;
+  out.insert(record.side_files.begin(), record.side_files.end());
+  for (const std::string_view name : {kConfig, kRecipe}) out.emplace(name);
+  return out;
 }
 
 // Hash of a file's bytes; of a weights file of its header, as the tensors have hashes of their own.
@@ -98,10 +122,17 @@ FilesReceipt compare_files(const Folder& folder, const Weights& weights, const R
         "compared one by one");
   if (const auto card = hash_of(folder, weights, std::string(kCard)); card != record.card)
     out.notes.emplace_back(card ? "README.md was edited" : "README.md is missing");
-  for (const std::string& name : all_names(folder))
-    if (!record.files.contains(name) && name != kRecord && name != kCard && name != kConfig &&
-        !is_of_weights(name))
-      out.notes.push_back(printable(name) + " was added: upmoe.json does not know it");
+  for (const std::string& name : all_names(folder)) {
+    if (record.files.contains(name) || name == kRecord || name == kCard || name == kConfig ||
+        is_read(weights, name))
+      continue;
+    const bool matters = changes_what_is_loaded(name);
+    (matters ? out.broken : out.notes)
+        .push_back(printable(name) + (matters ? " was added, and programs that load the model look for it"
+                                              : " was added: upmoe.json does not know it"));
+  }
+  for (const std::string& name : must_be_known(record))
+    if (!record.files.contains(name)) out.broken.push_back("upmoe.json has no hash of " + printable(name));
   return out;
 }
 

@@ -10,9 +10,11 @@ namespace upmoe {
 
 // What became of the files of an output, by the hashes in its record.
 struct FilesReceipt {
-  std::size_t num_files = 0;        // beside weights, config.json, card and record
-  std::vector<std::string> broken;  // those that are missing or have other bytes
-  std::vector<std::string> notes;   // what is no failure: another card, other shards, files that came later
+  std::size_t num_files = 0;  // beside weights, config.json, card and record
+  // Those that are missing or have other bytes, that a loader would take for a part of the model, and those
+  // of which the record should have a hash.
+  std::vector<std::string> broken;
+  std::vector<std::string> notes;  // what is no failure: another card, other shards, files that came later
   bool has_config_as_written = false;
 };
 FilesReceipt compare_files(const Folder& folder, const Weights& weights, const Record& record);

@@ -38,6 +38,9 @@ Record parse_record(std::string_view text, std::string_view where) {
     if (out.version >= 2) {
       json.at("output").at("files").get_to(out.files);
       json.at("output").at("card_xxh3").get_to(out.card);
+      for (const char* how : {"carried", "changed"})
+        for (const nlohmann::json& name : json.at("side_files").at(how))
+          out.side_files.push_back(name.get<std::string>());
     }
     const nlohmann::json& options = json.at("options");
     out.keep_tied = options.value("keep-tied", false);
@@ -50,8 +53,17 @@ Record parse_record(std::string_view text, std::string_view where) {
     json.at("source").at("config_xxh3").get_to(out.source_config);
     json.at("source").at("tensors").get_to(out.source);
     json.at("output").at("tensors").get_to(out.output);
+    require(!out.output.empty(), "{}: has no hashes of tensors", printable(where));
+    if (const auto allow = options.find("allow");
+        allow != options.end() && allow->dump().find("not-finite") != std::string::npos)
+      out.notes.emplace_back(
+          "the conversion was made with --allow not-finite: the weights may hold NaN or Inf, which are not "
+          "looked for here");
     const MethodInfo& method = find_plugin(upcycle::methods(), out.method_name, "upcycling method");
     out.method = method.make(method_options(method, options, out.notes));
+    require(
+        out.exact == out.not_exact_because.empty() && (!out.exact || out.method->changes_function().empty()),
+        "{}: says both that the conversion preserves the function and that it does not", printable(where));
     require(1 <= out.asked.per_token && out.asked.per_token <= out.asked.experts &&
                 out.asked.experts <= 1'000'000,
             "{}: {} experts and top-{} do not fit together", printable(where), out.asked.experts,

@@ -22,6 +22,7 @@ struct Record {
   std::map<std::string, std::string> output, source;  // hashes of tensors; of the source those that were read
   std::uint64_t version = 1;
   std::map<std::string, std::string> files;  // hashes of the files of the output, of weights those of headers
+  std::vector<std::string> side_files;       // that came from the source
   std::string card;                          // hash of the model card
   bool keep_tied = false;
   std::vector<std::string> notes;  // what it does not say, and what that was taken for

@@ -57,7 +57,11 @@ std::optional<FileIdentity> identity_at(const std::filesystem::path& path) {
 }
 
 std::string read_small_file(const std::filesystem::path& path, std::uint64_t most) {
-  const FileDescriptor file = open_regular_file(path);
+  return read_small_file(open_regular_file(path), path, most);
+}
+
+std::string read_small_file(const FileDescriptor& file, const std::filesystem::path& path,
+                            std::uint64_t most) {
   const std::uint64_t size = file_size(file, path);
   require(size <= most, "{}: {} bytes, at most {} expected of such a file", name_of(path), size, most);
   std::string text(size, '\0');

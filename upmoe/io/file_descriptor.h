@@ -46,6 +46,8 @@ std::optional<FileIdentity> identity_at(const std::filesystem::path& path);
 
 // A whole small file; more than `most` bytes is an error that names the file.
 std::string read_small_file(const std::filesystem::path& path, std::uint64_t most = 64u << 20);
+std::string read_small_file(const FileDescriptor& file, const std::filesystem::path& path,
+                            std::uint64_t most);
 
 // Writes all of it from byte `at` of the file on.
 void write_at(const FileDescriptor& file, const std::filesystem::path& path, std::uint64_t at,

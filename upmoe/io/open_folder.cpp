@@ -2,6 +2,10 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -14,6 +18,8 @@
 namespace upmoe {
 namespace {
 
+constexpr int kFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+
 // For messages: an open folder has no other name here.
 std::string place_of(int folder) {
   std::error_code ignored;
@@ -22,12 +28,22 @@ std::string place_of(int folder) {
 
 }  // namespace
 
-FileDescriptor open_folder_in(int folder, const char* name) {
-  return FileDescriptor(::openat(folder, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+FileDescriptor open_folder(const std::filesystem::path& path) {
+  return FileDescriptor(::open(path.c_str(), kFlags));
 }
 
-FileDescriptor open_folder(const std::filesystem::path& path) {
-  return open_folder_in(AT_FDCWD, path.c_str());
+FileDescriptor open_folder_in(int folder, const char* name) {
+  const open_how how{.flags = kFlags, .mode = 0, .resolve = RESOLVE_NO_XDEV | RESOLVE_BENEATH};
+  const long file = ::syscall(SYS_openat2, folder, name, &how, sizeof how);
+  if (file >= 0 || errno != ENOSYS) return FileDescriptor(static_cast<int>(file));
+  // Before Linux 5.6 a mount of the same file system can't be told from a folder.
+  FileDescriptor inner(::openat(folder, name, kFlags));
+  struct stat above {
+  }, below{};
+  const bool is_mount = inner.get() >= 0 && ::fstat(folder, &above) == 0 &&
+                        ::fstat(inner.get(), &below) == 0 && above.st_dev != below.st_dev;
+  if (is_mount) errno = EXDEV;
+  return is_mount ? FileDescriptor(-1) : std::move(inner);
 }
 
 std::vector<std::string> names_in(int folder) {
