@@ -24,6 +24,7 @@ ONCE = [
     *("test_engine_memory.py", "test_engine_not_finite.py", "test_disks_that_refuse.py", "test_ranks_together.py"),
     *("test_out_of_memory.py", "test_replace.py", "test_fuzz_corpus.py", "test_isa_test.py", "test_install.py"),
     *("test_readme.py", "test_experts_that_differ.py"),
+    "test_scripts.py",
 ]
 collect_ignore = ONCE if transformers.__version__.startswith("4.") else []
 

@@ -40,7 +40,7 @@ def compiles(document: str, tmp_path, registry_line: bool = True) -> subprocess.
     (place / "registry.h").write_text(MACRO.sub(lambda _: macro, registry) if registry_line else registry)
     (place / "plugin.cpp").write_text(source)
     command, directory = compile_command(folder)
-    command = [word for word in command if not word.endswith("ccache")]
+    command = command[1 + max((i for i, word in enumerate(command) if word.endswith("/ccache")), default=-1):]
     command[1:1] = ["-I", str(tmp_path)]  # in front of the tree's own
     return subprocess.run([*command, "-fsyntax-only", str(place / "plugin.cpp")], cwd=directory, capture_output=True, text=True)
 
