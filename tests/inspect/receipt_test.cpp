@@ -299,15 +299,24 @@ TEST_F(ReceiptTest, NotesACardThatWasEditedAndFilesThatWereAdded) {
   const std::filesystem::path moe = converted("copy");
   test::write_file(moe / "README.md", "mine");
   test::write_file(moe / "notes.txt", "mine");
-  test::write_file(moe / "additional_chat_templates" / "rag.jinja", "mine");
   std::filesystem::create_directory(moe / "deep");
   const Receipt found = receipt(moe);
   EXPECT_TRUE(found.holds());
-  EXPECT_EQ(found.notes, (std::vector<std::string>{
-                             "README.md was edited",
-                             "additional_chat_templates/rag.jinja was added: upmoe.json does not know it",
-                             "deep was added: upmoe.json does not know it",
-                             "notes.txt was added: upmoe.json does not know it"}));
+  EXPECT_EQ(found.notes,
+            (std::vector<std::string>{"README.md was edited", "deep was added: upmoe.json does not know it",
+                                      "notes.txt was added: upmoe.json does not know it"}));
+}
+
+TEST_F(ReceiptTest, FindsAddedFilesThatLoadersRead) {
+  make_side_files();
+  for (const std::string name : {"additional_chat_templates/rag.jinja", "special_tokens_map.json",
+                                 "other.safetensors", "model.safetensors.index.json", "modeling.py"}) {
+    const std::filesystem::path moe = converted("copy");
+    test::write_file(moe / name, "mine");
+    EXPECT_EQ(broken(receipt(moe)),
+              std::vector<std::string>{"files: " + name +
+                                       " was added, and programs that load the model look for it"});
+  }
 }
 
 TEST_F(ReceiptTest, HoldsAnOutputOfVersion1AndNotesWhatIsNotChecked) {
