@@ -1,3 +1,12 @@
-"""Text to token ids and back, for the program upmoe: `python -m upmoe --help`."""
+"""Text to token ids and back, for the program upmoe: `python -m upmoe --help`. `upmoe.ops`: the engine in torch."""
+
+import importlib
 
 __version__ = "0.1.0"  # as CMakeLists.txt has it; a test compares
+
+
+def __getattr__(name: str):
+    """`upmoe.ops` needs torch, so it is imported when it is first asked for."""
+    if name != "ops":
+        raise AttributeError(f"module 'upmoe' has no attribute '{name}'")
+    return importlib.import_module("upmoe.ops")

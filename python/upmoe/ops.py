@@ -1,10 +1,10 @@
 """The engine's operations as operators of torch, `torch.ops.upmoe.*`, and as an implementation of experts for transformers.
 
-    upmoe.ops.load()
     upmoe.ops.register()
     AutoModelForCausalLM.from_pretrained(folder, experts_implementation="upmoe")
 """
 
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -56,8 +56,19 @@ def experts(
     )
 
 
-def register(name: str = "upmoe") -> None:
-    """After this, transformers (5 and later) knows experts_implementation=name."""
-    from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+def transformers_here() -> str:
+    try:
+        return f"this is transformers {importlib.metadata.version('transformers')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "transformers is not installed"
 
+
+def register(name: str = "upmoe") -> None:
+    """After this, transformers (5 and later) knows experts_implementation=name. Loads the library unless load() has."""
+    try:
+        from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+    except ImportError:
+        raise Error(f"upmoe.ops.register() needs transformers 5 or later, and {transformers_here()}") from None
+    if not hasattr(torch.ops.upmoe, "experts_stacked"):
+        load()
     ALL_EXPERTS_FUNCTIONS.register(name, experts)

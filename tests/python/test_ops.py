@@ -1,6 +1,7 @@
 """The operators that the engine registers with torch, and transformers with the experts of the engine."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -167,6 +168,28 @@ def test_from_pretrained_takes_our_experts_by_name(ops, tmp_path):
     token = torch.arange(20).unsqueeze(0)
     with torch.no_grad():
         torch.testing.assert_close(model(token).logits, tiny_mixtral("eager")(token).logits, rtol=1e-4, atol=1e-3)
+
+
+def in_a_fresh_python(python, program: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": str(tiny.REPOSITORY / "python"), "UPMOE_ENGINE_LIBRARY": str(LIBRARY)}
+    return subprocess.run([str(python), "-c", program], capture_output=True, text=True, env=env)
+
+
+def test_register_loads_the_library_and_import_upmoe_loads_no_torch():
+    result = in_a_fresh_python(sys.executable, """if True:
+        import sys, upmoe
+        assert "torch" not in sys.modules
+        upmoe.ops.register()
+        import torch, transformers.integrations.moe as moe
+        assert torch.ops.upmoe.experts_stacked and moe.ALL_EXPERTS_FUNCTIONS["upmoe"] is upmoe.ops.experts
+    """)
+    assert result.returncode == 0, result.stderr
+
+
+def test_register_says_that_transformers_4_is_too_old():
+    result = in_a_fresh_python(tiny.REPOSITORY / ".venv-tf4" / "bin" / "python", "import upmoe; upmoe.ops.register()")
+    assert result.stderr.splitlines()[-1].startswith(
+        "upmoe.errors.Error: upmoe.ops.register() needs transformers 5 or later, and this is transformers 4.")
 
 
 def test_experts_of_another_kind_are_refused(ops):
