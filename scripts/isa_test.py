@@ -21,7 +21,7 @@ VARIABLES = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "UPMOE_ISA")
 MOST_TOKENS = 512
 
 # Values of VARIABLES; what the processor needs for them; who then multiplies in float32, and who in bf16. oneDNN's
-# variable limits nothing but oneDNN, so it is also tried alone.
+# variable limits nothing but oneDNN, so it is also tried alone. Below AVX512_CORE_BF16 `--compute auto` takes fp32.
 LIMITS = [
     (("AVX2", "avx2", "avx2"), "avx2", ("oneDNN AVX2", "oneDNN AVX2")),
     (("AVX2", None, None), "avx2", ("oneDNN AVX2", "oneDNN AVX2")),
@@ -54,10 +54,26 @@ def run_tests(program: str, tests: str, environment: dict) -> None:
 def evaluate(tokens: Path, environment: dict) -> dict:
     """By arithmetic: what `eval --json` says."""
     command = [UPMOE, "eval", MODEL, "--data", tokens, "--context", MOST_TOKENS, "--json", "--compute"]
-    found = {compute: json.loads(run(*command, compute, environment=environment)) for compute in ("fp32", "bf16")}
+    found = {compute: json.loads(run(*command, compute, environment=environment)) for compute in ("fp32", "bf16", "auto")}
     for compute, said in found.items():
-        print(f"  eval in {compute} by {said['products']}: nll {said['nll']:.6f}, {said['seconds']:.1f} s", flush=True)
+        print(f"  eval in {compute} ({said['compute']}) by {said['products']}: nll {said['nll']:.6f}, {said['seconds']:.1f} s", flush=True)
     return found
+
+
+def auto_compute(limit: str | None, cpuinfo: str) -> str:
+    """What `--compute auto` takes for bf16 weights on this processor, when oneDNN is limited so."""
+    flags = set(cpuinfo.split())
+    amd = "avx512_bf16" in flags and "AuthenticAMD" in flags and limit in (None, "AVX512_CORE_BF16")
+    amx = "amx_bf16" in flags and limit is None
+    return "bf16" if amd or amx else "fp32"
+
+
+def check_auto(found: dict, expected: str) -> None:
+    auto = found["auto"]
+    if auto["compute"] != expected:
+        sys.exit(f"isa_test: --compute auto took {auto['compute']}, expected {expected}")
+    if auto["nll"] != found[expected]["nll"]:
+        sys.exit(f"isa_test: --compute auto gives nll {auto['nll']}, and --compute {expected} {found[expected]['nll']}")
 
 
 def check(found: dict, expected: tuple | None, reference: float | None) -> None:
@@ -71,7 +87,8 @@ def check(found: dict, expected: tuple | None, reference: float | None) -> None:
 
 
 def main() -> None:
-    flags = set(Path("/proc/cpuinfo").read_text().split())
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    flags = set(cpuinfo.split())
     plain = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     reference = None
     with tempfile.TemporaryDirectory() as folder:
@@ -92,6 +109,7 @@ def main() -> None:
                 run_tests("model_tests", "*", environment)
             found = evaluate(tokens, environment)
             check(found, expected, reference)
+            check_auto(found, auto_compute(values[0], cpuinfo))
             reference = reference or found["fp32"]["nll"]
             print(f"  {time.monotonic() - start:.0f} s", flush=True)
 
