@@ -1,9 +1,15 @@
 """`upmoe verify`: the receipt's figures are transformers', and a checkpoint that was touched is told by the exit code."""
 
+import fcntl
 import json
 import math
+import os
+import pty
 import re
 import shutil
+import struct
+import subprocess
+import termios
 
 import numpy as np
 import pytest
@@ -11,6 +17,7 @@ import safetensors.torch
 import torch
 import transformers
 
+import conftest
 import tiny
 
 NUM_WINDOW = 32
@@ -173,9 +180,10 @@ def test_the_table_and_the_tied_head(upmoe, tiny_folder, convert, token_file):
     moe = convert(dense, "--experts", NUM_EXPERTS)
     result = upmoe("verify", moe, "--against", dense, "--data", token_file)
     assert result.returncode == 0, result.stderr
-    for part in ("all 4", "50.00 %", "which was tied", "perplexity", "KL(dense || this)", "holds", "top-2"):
+    for part in ("experts 0–3", "50.00 %", "which was tied", "perplexity", "KL(dense || this)", "holds", "top-2"):
         assert part in result.stdout
-    assert "BROKEN" not in result.stdout
+    assert "BROKEN" not in result.stdout and "all 4" not in result.stdout
+    assert re.search(r"\nPASS: (\d+) of \1 promises hold\n$", result.stdout)
 
 
 @pytest.mark.parametrize("name, promise", [
@@ -188,6 +196,54 @@ def test_a_tensor_that_was_trained_further(name, promise, verify, tiny_folder, c
     moe = convert(dense, "--method", "copy", "--experts", NUM_EXPERTS)
     change_tensor(moe, name, lambda weight: weight * 1.001)
     assert broken(verify(moe, dense)) == {"output", promise}
+
+
+def test_the_last_line_counts_what_is_broken_and_lines_that_are_alike_are_one(upmoe, tiny_folder, convert):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "copy", "--experts", NUM_EXPERTS)
+    change_tensor(moe, "model.layers.1.block_sparse_moe.experts.2.w2.weight", lambda weight: weight * 1.001)
+    shown = upmoe("verify", moe, "--against", dense).stdout
+    names = [line.split("  ")[0] for line in shown.splitlines() if line.startswith(("expert", "all"))]
+    assert names == ["experts 0–1", "expert 2", "expert 3", "all 4"]
+    assert re.search(r"\nFAIL: 2 of \d promises do not hold\n$", shown)
+    (moe / "upmoe.json").unlink()
+    assert upmoe("verify", moe, "--against", dense).stdout.endswith("no upmoe.json: nothing was promised\n")
+
+
+def on_a_terminal(*arguments, **variables) -> str:
+    """What is shown on both streams."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 40, 0, 0))
+    env = {**os.environ, "TERM": "xterm", **variables}
+    process = subprocess.Popen(list(map(str, [conftest.PROGRAM, *arguments])), stdout=theirs, stderr=theirs, env=env)
+    os.close(theirs)
+    shown = b""
+    try:
+        while some := os.read(ours, 4096):
+            shown += some
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    os.close(ours)
+    process.wait()
+    return shown.decode()
+
+
+def test_verdicts_are_coloured_on_a_terminal_that_has_colours(tiny_folder, convert):
+    dense = tiny_folder(tiny.VARIANTS[0])
+    moe = convert(dense, "--method", "copy", "--experts", NUM_EXPERTS)
+    assert "\x1b[32mPASS\x1b[0m: " in on_a_terminal("verify", moe, "--against", dense)
+    for variable in ({"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}):
+        assert "\x1b" not in on_a_terminal("verify", moe, "--against", dense, **variable)
+    change_tensor(moe, "model.norm.weight", lambda weight: weight * 2)
+    assert "\x1b[31mFAIL\x1b[0m: " in on_a_terminal("verify", moe, "--against", dense)
+
+
+def test_a_progress_bar_fits_its_terminal_and_a_dumb_one_has_none(tiny_folder, tmp_path):
+    np.asarray(np.arange(200_000) % 300, dtype=np.uint16).tofile(tmp_path / "text.bin")
+    arguments = ("eval", tiny_folder(tiny.VARIANTS[0]), "--data", tmp_path / "text.bin")
+    drawn = on_a_terminal(*arguments).split("\r\x1b[K")[1:]
+    assert len(drawn) > 1 and all(len(line) < 40 for line in drawn[:-1])
+    assert "\x1b" not in on_a_terminal(*arguments, TERM="dumb")
 
 
 def test_a_function_that_is_not_preserved_in_spite_of_the_record(verify, tiny_folder, convert, token_file):

@@ -11,6 +11,7 @@
 #include <ctime>
 
 #include "upmoe/cli/commands.h"
+#include "upmoe/cli/terminal.h"
 
 namespace upmoe::cli {
 namespace {
@@ -78,7 +79,7 @@ sigset_t interrupts() {
 }  // namespace
 
 void end_when_interrupted() {
-  on_terminal = ::isatty(STDERR_FILENO) == 1;
+  on_terminal = is_terminal(STDERR_FILENO);
   struct sigaction action {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;

@@ -3,14 +3,26 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "upmoe/base/text.h"
+#include "upmoe/cli/terminal.h"
 
 namespace upmoe::cli {
 
+std::string progress_line(const std::string& what, double share, const std::string& text,
+                          std::size_t columns) {
+  constexpr std::size_t kLeast = 4, kMost = 24, kAround = 4;  // "[", "]" and two spaces
+  const std::size_t taken = what.size() + text.size() + kAround;
+  if (taken + kLeast > columns) return (what + " " + text).substr(0, columns);
+  const std::size_t width = std::min(kMost, columns - taken);
+  const auto full = static_cast<std::size_t>(share * static_cast<double>(width));
+  return fmt::format("{} [{:#>{}}{: >{}}] {}", what, "", full, "", width - full, text);
+}
+
 ProgressBar::ProgressBar(std::string what, Unit unit)
-    : what_(std::move(what)), unit_(unit), terminal_(::isatty(STDERR_FILENO) == 1) {}
+    : what_(std::move(what)), unit_(unit), terminal_(is_terminal(STDERR_FILENO)) {}
 
 ProgressBar::~ProgressBar() {
   if (drawn_) std::fputs("\r\033[K", stderr);
@@ -31,11 +43,9 @@ void ProgressBar::update(std::uint64_t done, std::uint64_t total) {
   const std::string text = fmt::format("{:3.0f} %  {} of {}, {}/s, {:.0f} s left", 100 * share, amount(done),
                                        amount(total), amount(static_cast<std::uint64_t>(rate)), left);
   if (terminal_) {
-    constexpr std::size_t kWidth = 24;
-    const auto full = static_cast<std::size_t>(share * kWidth);
-    std::fputs(
-        fmt::format("\r\033[K{} [{:#>{}}{: >{}}] {}", what_, "", full, "", kWidth - full, text).c_str(),
-        stderr);
+    // A line that fills the last column would wrap on some terminals.
+    const std::string line = progress_line(what_, share, text, columns(STDERR_FILENO) - 1);
+    std::fputs(("\r\033[K" + line).c_str(), stderr);
     std::fflush(stderr);
     drawn_ = true;
   } else {

@@ -5,6 +5,11 @@
 
 namespace upmoe::cli {
 
+// The line that it draws, of at most so many columns: without the bar where that does not fit, and cut where
+// the text does not.
+std::string progress_line(const std::string& what, double share, const std::string& text,
+                          std::size_t columns);
+
 // On stderr: a bar with rate and time left on a terminal, a plain line now and then elsewhere.
 class ProgressBar {
  public:

@@ -1,13 +1,16 @@
 #include "upmoe/cli_engine/verify_report.h"
 
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "upmoe/base/counted.h"
 #include "upmoe/base/text.h"
+#include "upmoe/cli/terminal.h"
 #include "upmoe/cli_engine/finite.h"
 
 namespace upmoe::cli {
@@ -41,27 +44,45 @@ Kept total(const Receipt& receipt, std::size_t e) {
   return out;
 }
 
+// The shares of a line, of so many neurons.
+std::string kept_text(const Kept& kept, double neurons) {
+  std::string out;
+  for (const auto of : {&Kept::gate, &Kept::up, &Kept::down, &Kept::whole})
+    out += fmt::format("{:>8.2f} %", 100 * static_cast<double>(kept.*of) / neurons);
+  if (kept.moved > 0)
+    out += fmt::format("   {:.2f} % in another place", 100 * static_cast<double>(kept.moved) / neurons);
+  return out;
+}
+
+// Experts first to last, one after the other, whose line is the same.
+struct Run {
+  std::size_t first, last;
+  std::string text;
+};
+std::string name_of(const Run& run) {
+  return run.first == run.last ? fmt::format("expert {}", run.first)
+                               : fmt::format("experts {}–{}", run.first, run.last);
+}
+
 void write_kept(Text& out, const Receipt& receipt) {
   const auto neurons = static_cast<double>(receipt.expert_size * receipt.num_layers);
-  const auto line = [&](const std::string& name, const Kept& kept, double experts) {
-    out("{:<12}", name);
-    for (const auto of : {&Kept::gate, &Kept::up, &Kept::down, &Kept::whole})
-      out("{:>8.2f} %", 100 * static_cast<double>(kept.*of) / (neurons * experts));
-    out("{}\n", kept.moved > 0 ? fmt::format("   {:.2f} % in another place",
-                                             100 * static_cast<double>(kept.moved) / (neurons * experts))
-                               : "");
-  };
-  out("\n{:<12}{:>10}{:>10}{:>10}{:>10}   of an expert's neurons, byte for byte the dense FFN's\n", "kept",
+  out("\n{:<14}{:>10}{:>10}{:>10}{:>10}   of an expert's neurons, byte for byte the dense FFN's\n", "kept",
       "gate", "up", "down", "all three");
   Kept all;
+  std::vector<Run> runs;
   const auto E = static_cast<std::size_t>(receipt.num_experts);
   for (std::size_t e = 0; e < E; ++e) {
     const Kept kept = total(receipt, e);
-    if (E <= kMostExperts) line(fmt::format("expert {}", e), kept, 1);
+    const std::string text = kept_text(kept, neurons);
+    if (runs.empty() || runs.back().text != text) runs.push_back({e, e, text});
+    runs.back().last = e;
     for (const auto of : {&Kept::gate, &Kept::up, &Kept::down, &Kept::whole, &Kept::moved})
       all.*of += kept.*of;
   }
-  line(fmt::format("all {}", E), all, static_cast<double>(E));
+  if (runs.size() <= kMostExperts)
+    for (const Run& run : runs) out("{:<14}{}\n", name_of(run), run.text);
+  if (runs.size() > 1)
+    out("{:<14}{}\n", fmt::format("all {}", E), kept_text(all, neurons * static_cast<double>(E)));
   const std::int64_t covered =
       std::accumulate(receipt.covered.begin(), receipt.covered.end(), std::int64_t{0});
   out("{:<12}{:.2f} % of the dense FFN's neurons, gate and up, are in at least one expert\n", "covered",
@@ -80,7 +101,8 @@ void write_others(Text& out, const Receipt& receipt) {
   std::vector<std::string> lines;
   for (const Receipt::Other& other : receipt.not_identical) lines.push_back(other.name + " " + other.what);
   write_lines(out, std::string(12, ' '), lines);
-  for (const auto& [what, count] : receipt.dtypes) out("{:<12}{}: {} tensors\n", "type", what, count);
+  for (const auto& [what, count] : receipt.dtypes)
+    out("{:<12}{}: {}\n", "type", what, counted(static_cast<std::int64_t>(count), "tensor"));
 }
 
 std::string load_text(const std::vector<std::int64_t>& load_E) {
@@ -98,7 +120,7 @@ std::string error_text(std::optional<double> error) { return error ? fmt::format
 Json error_json(std::optional<double> error) { return error ? Json(*error) : Json(); }
 
 void write_comparison(Text& out, const Verified& found, const eval::Comparison& c) {
-  out("\non {}: {} tokens in windows of {}, arithmetic {}\n", printable(found.data), c.tokens,
+  out("\non {}: {} in windows of {}, arithmetic {}\n", printable(found.data), counted(c.tokens, "token"),
       found.windows.context, found.compute);
   const auto error = [](const eval::NllSum& nll) {
     const auto known = nll.standard_error();
@@ -111,12 +133,24 @@ void write_comparison(Text& out, const Verified& found, const eval::Comparison& 
       error_text(c.relative_difference()), c.mean_difference);
   out("{:<12}KL(dense || this) {:.4g} nats a token, at most {:.4g}\n", "predictions", c.kl_mean, c.kl_most);
   out("{:<12}{:.2f} % of tokens have the same most likely successor\n", "top-1", 100 * c.agreement);
-  out("\n{:<6}{:>10}{:>10}{:>10}{:>10}{:>10}   load of each expert, %\n", "layer", "FFN error", "drift",
-      "likeness", "entropy", "logit std");
+  out("\n{:<6}{:>10}{:>10}{:>20}{:>10}{:>10}\n", "", "FFN", "", "expert similarity", "router", "logit");
+  out("{:<6}{:>10}{:>10}{:>20}{:>10}{:>10}   load of each expert, %\n", "layer", "error", "drift", "(cosine)",
+      "entropy", "std");
   for (std::size_t l = 0; l < c.layers.size(); ++l)
-    out("{:<6}{:>10}{:>10}{:>10.4f}{:>10.4f}{:>10.3f}   {}\n", l, error_text(c.layers[l].ffn_error),
+    out("{:<6}{:>10}{:>10}{:>20.4f}{:>10.4f}{:>10.3f}   {}\n", l, error_text(c.layers[l].ffn_error),
         error_text(c.layers[l].drift), c.layers[l].expert_cosine, c.experts[l].router_entropy,
         c.experts[l].logit_std, load_text(c.experts[l].load_E));
+}
+
+void write_verdict(Text& out, const std::vector<Promise>& promises) {
+  const std::size_t all = promises.size();
+  const auto broken = static_cast<std::size_t>(
+      std::ranges::count_if(promises, [](const Promise& promise) { return !promise.broken.empty(); }));
+  if (broken == 0)
+    out("{}: {} of {} promises hold\n", green("PASS", STDOUT_FILENO), all, all);
+  else
+    out("{}: {} of {} promises {} not hold\n", red("FAIL", STDOUT_FILENO), broken, all,
+        broken == 1 ? "does" : "do");
 }
 
 void write_promises(Text& out, const Receipt& receipt) {
@@ -128,10 +162,13 @@ void write_promises(Text& out, const Receipt& receipt) {
       receipt.promised_exact ? ", function-preserving"
                              : "; not function-preserving, because " + printable(receipt.not_exact_because));
   for (const Promise& promise : receipt.promises) {
-    out("{:<9} {}\n", promise.broken.empty() ? "holds" : "BROKEN", promise.text);
+    const bool holds = promise.broken.empty();
+    const std::string verdict = fmt::format("{:<9}", holds ? "holds" : "BROKEN");
+    out("{} {}\n", holds ? verdict : red(verdict, STDOUT_FILENO), promise.text);
     write_lines(out, std::string(10, ' '), promise.broken);
   }
   for (const std::string& note : receipt.notes) out("note: {}\n", note);
+  write_verdict(out, receipt.promises);
 }
 
 Json layer_json(const eval::Comparison::Layer& layer, const eval::ExpertUse::Layer& use) {
@@ -227,9 +264,9 @@ std::string receipt_text(const Verified& found) {
   to_json(found);  // it has every number that the tables have
   const Receipt& receipt = found.receipt;
   Text out;
-  out("{}\nagainst {}\n{} layers, {} experts of {} neurons, top-{}; the dense FFN has {}\n",
-      printable(found.moe), printable(found.against), receipt.num_layers, receipt.num_experts,
-      receipt.expert_size, receipt.top_k, receipt.dense_size);
+  out("{}\nagainst {}\n{}, {} of {}, top-{}; the dense FFN has {}\n", printable(found.moe),
+      printable(found.against), counted(receipt.num_layers, "layer"), counted(receipt.num_experts, "expert"),
+      counted(receipt.expert_size, "neuron"), receipt.top_k, receipt.dense_size);
   write_kept(out, receipt);
   write_others(out, receipt);
   if (found.comparison) write_comparison(out, found, *found.comparison);

@@ -9,7 +9,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "upmoe/base/counted.h"
 #include "upmoe/base/error.h"
+#include "upmoe/base/text.h"
 #include "upmoe/ops/largest.h"
 
 namespace upmoe::eval {
@@ -159,8 +161,8 @@ Comparison compare(const model::Model& dense, const model::Model& moe, const Tok
           "the vocabularies have {} and {} tokens, so predictions can't be compared", dense.head_VH.size(0),
           moe.head_VH.size(0));
   const std::vector<Window> windows = make_windows(file.size(), options);
-  require(!windows.empty(), "{}: has {} tokens, and at least 2 are needed", printable(file.path().string()),
-          file.size());
+  require(!windows.empty(), "{}: has {}, and at least 2 are needed", printable(file.name()),
+          counted(file.size(), "token"));
   std::int64_t done = 0, total = 0;
   for (const Window& window : windows) total += window.length;
   Comparer comparer(dense, moe);
