@@ -108,6 +108,14 @@ def test_the_seed_decides_and_not_the_threads(upmoe, tiny_folder):
     assert drawn(1, 1) == drawn(1, 2) != drawn(2, 1)
 
 
+def test_top_p_and_top_k_sample_without_a_temperature(upmoe, tiny_folder):
+    folder = tiny_folder(tiny.VARIANTS[0])
+    for option in (("--top-p", 0.99), ("--top-k", 100)):
+        how = ("--tokens", "1 2 3", "--max-tokens", NUM_NEW, "--seed", 3, *option)
+        drawn = generated(upmoe, folder, *how)["ids"]
+        assert drawn == generated(upmoe, folder, *how, "--temperature", 1)["ids"] != wanted(folder, [1, 2, 3])
+
+
 def test_ids_need_no_python(upmoe, tiny_folder):
     result = upmoe("generate", tiny_folder(tiny.VARIANTS[0]), "--tokens", "1 2 3", "--max-tokens", 4, *FP32,
                    env={**os.environ, "UPMOE_PYTHON": "/nonexistent"})
@@ -143,6 +151,7 @@ def test_ctrl_c_ends_with_what_there_is(how, endless_folder):
     (("--tokens", "1", "--max-tokens", "0"), ["--max-tokens"]),
     (("--tokens", "1", "--temperature", "-1"), ["--temperature"]),
     (("--tokens", "1", "--top-p", "0"), ["--top-p"]),
+    (("--tokens", "1", "--top-k", "5", "--temperature", "0"), ["--top-k", "--temperature 0"]),
 ], ids=str)
 def test_a_wrong_command_line(arguments, parts, upmoe, tiny_folder):
     result = upmoe("generate", tiny_folder(tiny.VARIANTS[0]), *arguments)
@@ -152,7 +161,7 @@ def test_a_wrong_command_line(arguments, parts, upmoe, tiny_folder):
 
 def test_what_cannot_be_gone_on_from(upmoe, tiny_folder, tmp_path):
     folder = tiny_folder(tiny.VARIANTS[0])
-    for tokens, part in [("", "no token"), ("320", "320"), ("1 " * 128, "128")]:
+    for tokens, part in [("", "no token"), ("320", "320"), ("1 " * 128, "exceeds the model's 128-token context")]:
         result = upmoe("generate", folder, "--tokens", tokens)
         assert result.returncode == 1 and part in result.stderr, result.stderr
 

@@ -16,23 +16,28 @@ struct GenerateOptions {
   ModelFlags model;
   bool json = false;
   void visit(auto&& field) {
-    field(prompt, "prompt", "text to go on from");
-    field(tokens, "tokens", "token ids to go on from, and ids are printed: needs no Python");
-    field(chat, "chat", "the prompt is what a user says: apply the checkpoint's chat template");
-    field(system, "system", "with --chat, the system's message before it");
-    field(max_tokens, "max-tokens", "tokens to generate at most");
-    field(temperature, "temperature", "divides the logits before a token is drawn; 0: take the likeliest");
-    field(top_k, "top-k", "draw among so many of the likeliest; 0: all");
-    field(top_p, "top-p", "draw among the fewest of the likeliest that have this probability together");
-    field(seed, "seed", "another one gives another text; the same one the same");
+    field(prompt, "prompt", "text to continue");
+    field(tokens, "tokens", "token ids to continue; the new ids are printed, and Python is not needed");
+    field(chat, "chat", "send the prompt as a user's message, by the checkpoint's chat template");
+    field(system, "system", "with --chat: the system message before the prompt");
+    field(max_tokens, "max-tokens", "largest number of new tokens");
+    field(temperature, "temperature",
+          "sampling temperature; 0: greedy, always the most likely token. Not given, it is 1 with --top-k or "
+          "--top-p");
+    field(top_k, "top-k", "sample from the k most likely tokens; 0: no limit");
+    field(top_p, "top-p",
+          "sample from the smallest set of most likely tokens with this probability in all; 1: no limit");
+    field(seed, "seed", "random seed; the same seed gives the same text");
     model.visit(field);
-    field(json, "json", "print one JSON object when all is done");
+    field(json, "json", "print one JSON object at the end");
   }
 };
 
+inline constexpr const char* kPromptFile = "file to read the prompt from; -: standard input";
+
 inline std::vector<OptionInfo> generate_options() {
   std::vector<OptionInfo> out = describe<GenerateOptions>();
-  out.push_back({"prompt-file", "", "read the prompt from this file; -: from standard input", {}, "file"});
+  out.push_back({"prompt-file", "", kPromptFile, {}, "file"});
   return out;
 }
 

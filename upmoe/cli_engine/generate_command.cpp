@@ -9,6 +9,7 @@
 #include <sstream>
 #include <utility>
 
+#include "upmoe/base/counted.h"
 #include "upmoe/base/text.h"
 #include "upmoe/cli/generate_options.h"
 #include "upmoe/cli/hub.h"
@@ -124,14 +125,18 @@ void print_json(const std::string& folder, const Ids& prompt, const Generated& f
   fmt::print("{}\n", out.dump(2, ' ', /*ensure_ascii=*/true));
 }
 
+std::string end_text(const model::Model& model, Generated::Stop stop) {
+  if (stop == Generated::Stop::context)
+    return fmt::format("; the model's {}-token context is full", model.config.llama.max_position_embeddings);
+  return stop == Generated::Stop::interrupt ? "; interrupted" : "";
+}
+
 void say_speed(const model::Model& model, const Ids& prompt, const Generated& found) {
   const Speed speed = speed_of(prompt, found);
-  fmt::print(stderr, "prompt: {} tokens{}; new: {} tokens{}; arithmetic {}, {} threads{}\n", prompt.size(),
-             to_text(speed.prompt), found.tokens.size(), to_text(speed.decoding), dtype_text(model.compute),
-             at::get_num_threads(),
-             found.stop == Generated::Stop::context     ? "; the model's positions end here"
-             : found.stop == Generated::Stop::interrupt ? "; interrupted"
-                                                        : "");
+  fmt::print(stderr, "prompt: {}{}; new: {}{}; arithmetic {}, {}{}\n", counted(std::ssize(prompt), "token"),
+             to_text(speed.prompt), counted(std::ssize(found.tokens), "token"), to_text(speed.decoding),
+             dtype_text(model.compute), counted(at::get_num_threads(), "thread"),
+             end_text(model, found.stop));
 }
 
 void check(const Arguments& arguments, const Values& said, const GenerateOptions& options) {
@@ -140,18 +145,30 @@ void check(const Arguments& arguments, const Values& said, const GenerateOptions
   const int prompts = static_cast<int>(said.contains("prompt")) + static_cast<int>(said.contains("tokens")) +
                       static_cast<int>(!arguments.prompt_file.empty());
   require_asked(prompts == 1, "give one of --prompt TEXT, --prompt-file FILE and --tokens IDS");
-  require_asked(!options.chat || !said.contains("tokens"), "--chat needs text, and --tokens gives ids");
+  require_asked(!options.chat || !said.contains("tokens"),
+                "--chat needs a text prompt, and --tokens gives token ids");
   require_asked(options.chat || options.system.empty(), "--system needs --chat");
+  for (const char* draws : {"top-k", "top-p"})
+    require_asked(!said.contains(draws) || !said.contains("temperature") || options.temperature != 0,
+                  "--{} chooses what is sampled from, and --temperature 0 does not sample; leave one of them "
+                  "out",
+                  draws);
   require_asked(options.max_tokens >= 1, "--max-tokens is {}, expected a positive number",
                 options.max_tokens);
 }
 
+// Who says what to sample from wants to sample.
+double temperature_of(const Values& said, const GenerateOptions& options) {
+  const bool samples = said.contains("top-k") || said.contains("top-p");
+  return samples && !said.contains("temperature") ? 1 : options.temperature;
+}
+
 int run(Arguments arguments) {
-  const Values said = arguments.settings.values({}, {});
+  const Values said = values_of(arguments.settings);
   const auto options = parse<GenerateOptions>(said, "'upmoe generate'");
   check(arguments, said, options);
   model::GenerateOptions how{.max_tokens = options.max_tokens,
-                             .sampling = {.temperature = options.temperature,
+                             .sampling = {.temperature = temperature_of(said, options),
                                           .top_k = options.top_k,
                                           .top_p = options.top_p,
                                           .seed = static_cast<std::uint64_t>(options.seed)}};
@@ -196,9 +213,7 @@ int run(Arguments arguments) {
 Action generate_command(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   app.add_option("DIR", arguments->folder, "folder or hub id of a dense Llama or Mistral, or of any target");
-  app.add_option("--prompt-file", arguments->prompt_file,
-                 "read the prompt from this file; -: from standard input")
-      ->type_name("FILE");
+  app.add_option("--prompt-file", arguments->prompt_file, kPromptFile)->type_name("FILE");
   for (const OptionInfo& option : describe<GenerateOptions>())
     arguments->settings.add(app, option, "Options");
   return [arguments] { return run(*arguments); };

@@ -59,9 +59,10 @@ Generated generate(const Model& model, std::span<const std::int64_t> prompt, con
   check(options.sampling);
   const auto num_prompt = static_cast<std::int64_t>(prompt.size());
   const std::int64_t context = model.config.llama.max_position_embeddings;
-  require(num_prompt > 0, "the prompt has no token to go on from");
-  require(num_prompt < context, "the prompt has {} tokens, and the model is made for {} with the answer",
-          num_prompt, context);
+  require(num_prompt > 0, "the prompt has no token to continue");
+  require(num_prompt < context,
+          "the prompt has {} tokens; with a new one it exceeds the model's {}-token context", num_prompt,
+          context);
   const std::int64_t most = std::min(options.max_tokens, context - num_prompt);
   Generated out;
   out.stop = most < options.max_tokens ? Generated::Stop::context : Generated::Stop::max_tokens;
