@@ -64,7 +64,7 @@ def checkpoint(folder, config: dict, shapes: dict) -> None:
 @pytest.mark.parametrize("kv_heads", [1, 1000])
 def test_many_heads_are_computed_some_at_a_time(kv_heads, tmp_path):
     Q, G, D, H, F, V = 100_000, kv_heads, 2, 4, 8, 64
-    config = {**tiny.LLAMA, "hidden_size": H, "intermediate_size": F, "num_hidden_layers": 1, "num_attention_heads": Q,
+    config = {**tiny.LLAMA, "hidden_size": H, "intermediate_size": F, "num_hidden_layers": 1, "num_attention_heads": Q, "max_position_embeddings": 400,
               "num_key_value_heads": G, "head_dim": D, "vocab_size": V, "tie_word_embeddings": True}
     layer = "model.layers.0."
     checkpoint(tmp_path / "model", config, {
@@ -83,7 +83,7 @@ def test_many_heads_are_computed_some_at_a_time(kv_heads, tmp_path):
 @pytest.mark.parametrize("experts", [0, 2])
 def test_wide_ffns_are_computed_some_tokens_at_a_time(experts, tmp_path):
     H, F, V = 4, 500_000, 64
-    config = {**tiny.LLAMA, "hidden_size": H, "intermediate_size": F, "num_hidden_layers": 1, "num_attention_heads": 2,
+    config = {**tiny.LLAMA, "hidden_size": H, "intermediate_size": F, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 1000,
               "num_key_value_heads": 2, "head_dim": 2, "vocab_size": V, "tie_word_embeddings": True}
     layer = "model.layers.0."
     shapes = {"model.embed_tokens.weight": (V, H), "model.norm.weight": (H,),
@@ -107,7 +107,7 @@ def test_wide_ffns_are_computed_some_tokens_at_a_time(experts, tmp_path):
 
 def test_many_experts_in_one_tensor_make_no_table_of_pairs(tmp_path):
     H, F, V, E = 2, 1, 64, 50_000
-    config = {**tiny.MISTRAL, "hidden_size": H, "intermediate_size": F, "num_hidden_layers": 1, "num_attention_heads": 1,
+    config = {**tiny.MISTRAL, "hidden_size": H, "intermediate_size": F, "num_hidden_layers": 1, "num_attention_heads": 1, "max_position_embeddings": 500,
               "num_key_value_heads": 1, "head_dim": 2, "vocab_size": V, "tie_word_embeddings": True, "sliding_window": None,
               "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "num_local_experts": E, "num_experts_per_tok": 2}
     layer = "model.layers.0."

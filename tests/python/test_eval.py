@@ -2,12 +2,15 @@
 
 import json
 import math
+import signal
+import subprocess
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
+import conftest
 import tiny
 
 NUM_WINDOW = 32
@@ -145,6 +148,85 @@ def test_bad_data(upmoe, tiny_folder, tmp_path):
         assert result.returncode == 1 and words in result.stderr and result.stderr.count("\n") == 1
     result = upmoe("eval", folder)
     assert result.returncode == 2 and "--data" in result.stderr
+
+
+def test_a_repeatable_option_takes_one_value_at_a_time(upmoe, tiny_folder, token_file, tmp_path):
+    folder = tiny_folder(tiny.VARIANTS[0])
+    question = {"context": "Permission is", "choices": ["granted", "to"], "answer": 0}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(question) + "\n")
+    evaluate(upmoe, "--data", token_file, folder)
+    evaluate(upmoe, "--data", token_file, "--choices", tmp_path / "questions.jsonl", folder)
+    assert upmoe("calibrate", "-o", tmp_path / "out", "--data", token_file, folder).returncode == 0
+    assert upmoe("convert", "--allow", "router-init", folder, tmp_path / "moe").returncode == 0
+
+
+def test_the_field_of_jsonl_lines_is_chosen(upmoe, tiny_folder, convert, tmp_path):
+    folder, text, lines = tiny_folder(tiny.VARIANTS[0]), tmp_path / "some.txt", tmp_path / "lines.jsonl"
+    text.write_text(tiny.TEXT.read_text()[:500])
+    lines.write_text(json.dumps({"body": text.read_text()}) + "\n")
+    refused = upmoe("eval", folder, "--data", lines)
+    assert refused.returncode == 1 and "choose with --field" in refused.stderr
+    assert evaluate(upmoe, folder, "--data", lines, "--field", "body")["nll"] == evaluate(upmoe, folder, "--data", text)["nll"]
+    field = ("--data", lines, "--field", "body")
+    assert upmoe("calibrate", folder, *field, "-o", tmp_path / "statistics").returncode == 0
+    assert upmoe("verify", convert(folder), "--against", folder, *field).returncode == 0
+
+
+def test_an_empty_text_is_called_by_its_name(upmoe, tiny_folder, tmp_path):
+    (tmp_path / "empty.txt").write_text("")
+    result = upmoe("eval", tiny_folder(tiny.VARIANTS[0]), "--data", tmp_path / "empty.txt")
+    assert result.returncode == 1
+    assert result.stderr == f"upmoe: {tmp_path / 'empty.txt'}: has 1 token, and at least 2 are needed\n"
+
+
+def test_texts_of_one_name_are_called_by_their_paths(upmoe, tiny_folder, token_file, tmp_path):
+    folder, others = tiny_folder(tiny.VARIANTS[0]), [tmp_path / part / "other.bin" for part in ("one", "two")]
+    for other in others:
+        other.parent.mkdir()
+        write_tokens(other, [5, 6, 7, 8])
+    data = [word for path in (token_file, *others) for word in ("--data", path)]
+    assert [text["name"] for text in evaluate(upmoe, folder, *data)["texts"]] == ["text", *map(str, others)]
+    table = upmoe("eval", folder, *data).stdout
+    assert all(f"\n{path} " in table for path in others)
+
+
+def test_a_context_beyond_the_model_is_refused_unless_it_is_allowed(upmoe, tiny_folder, convert, token_file, tmp_path):
+    folder = tiny_folder(tiny.VARIANTS[0])
+    for arguments in (("eval", folder), ("verify", convert(folder), "--against", folder), ("calibrate", folder, "-o", tmp_path / "s")):
+        command = (*arguments, "--data", token_file, "--context", 129)
+        refused = upmoe(*command)
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1
+        assert "--context 129 exceeds the model's 128-token context" in refused.stderr and "--allow context" in refused.stderr
+        allowed = upmoe(*command, "--allow", "context")
+        assert allowed.returncode == 0, allowed.stderr
+
+
+@pytest.mark.parametrize("name, short", [("float32", "fp32"), ("bfloat16", "bf16"), ("float16", "fp16")])
+def test_dtypes_have_the_names_of_torch_too(name, short, upmoe, tiny_folder, token_file):
+    arguments = [tiny_folder(tiny.VARIANTS[0]), "--data", token_file, "--max-tokens", 20]
+    assert evaluate(upmoe, *arguments, "--dtype", name)["dtype"] == short
+    if short != "fp16":
+        assert evaluate(upmoe, *arguments, "--compute", name)["compute"] == short
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]], ids=str)
+def test_an_interrupt_ends_with_what_is_measured_so_far(more, tiny_folder, convert, token_file, tmp_path):
+    folder, long = convert(tiny_folder(tiny.VARIANTS[0]), "--experts", 4), tmp_path / "long.bin"
+    write_tokens(long, np.arange(20_000_000) % 300)  # minutes of work
+    command = [conftest.PROGRAM, "eval", folder, "--data", token_file, "--data", long, *more]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr.readline().startswith("evaluating: ")
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.endswith("upmoe: interrupted; the results are partial\n")
+    if more:
+        found = json.loads(out)
+        assert found["partial"] and [text["name"] for text in found["texts"]] == ["text", "long"]
+        whole, cut = found["texts"]
+        assert whole["tokens_seen"] == 167 and 0 < cut["tokens_seen"] < 20_000_000
+        assert sum(cut["layers"][0]["load"]) == 2 * cut["tokens_seen"]
+    else:
+        assert "\nlong " in out and out.endswith("partial: the evaluation was interrupted before it was complete\n")
 
 
 @pytest.fixture

@@ -23,27 +23,27 @@ const std::vector<Command>& engine_commands() {
   static const Action nothing = [] { return kUsage; };
   const auto listed = [](CLI::App& /*app*/) { return nothing; };
   static const std::vector<Command> all = {
-      {"calibrate", "run texts through a model and write what its routers would see and its neurons do",
+      {"calibrate", "measure router inputs and neuron activations on texts, and save the statistics",
        "  upmoe calibrate ./SmolLM2-135M --data prose.txt --data code.txt -o smol.safetensors\n"
        "  upmoe calibrate ./SmolLM2-135M --data prose.txt --importance off --samples 4096 -o "
        "smol.safetensors",
        listed, calibrate_options},
-      {"eval", "measure perplexity, multiple-choice accuracy and what the experts do",
+      {"eval", "measure perplexity, multiple-choice accuracy and the use of the experts",
        "  upmoe eval ./smol-8x --data heldout.txt\n"
        "  upmoe eval ./smol-8x --data prose.bin --data code.bin --context 1024 --json\n"
        "  upmoe eval ./smol-8x --choices hellaswag.jsonl",
        listed, eval_options},
-      {"verify", "check against the dense model what was kept, and what upmoe.json promises",
+      {"verify", "compare with the dense model, and check what upmoe.json promises",
        "  upmoe verify ./smol-8x --against ./SmolLM2-135M\n"
        "  upmoe verify ./smol-8x --against ./SmolLM2-135M --data heldout.txt --json",
        listed, verify_options},
-      {"generate", "go on from a prompt",
+      {"generate", "generate text from a prompt",
        "  upmoe generate ./smol-8x --prompt 'The capital of France is' --max-tokens 20\n"
        "  upmoe generate ./smol-8x --chat --prompt 'Who are you?' --temperature 0.7 --top-p 0.9 --seed 1\n"
        "  upmoe generate ./smol-8x --tokens '1 504 4521' --json             # ids in and out, without Python",
        listed, generate_options},
-      {"routers", "list the routing strategies that models can be run with", "  upmoe routers --json\n",
-       listed, json_option},
+      {"routers", "list the routing strategies that the engine can run", "  upmoe routers --json\n", listed,
+       json_option},
   };
   return all;
 }

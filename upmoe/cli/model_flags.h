@@ -12,10 +12,10 @@ struct ModelFlags {
   void visit(auto&& field) {
     field(dtype, "dtype", "dtype of the weights in memory; auto: as stored, without a copy");
     field(compute, "compute",
-          "dtype of the arithmetic; auto: bf16 for bf16 weights where the processor is fast at it (AMX, or "
-          "AVX512_BF16 of AMD) or there is a GPU");
-    field(device, "device", "where to compute; auto: cuda if there is one");
-    field(threads, "threads", "threads to compute with; 0: one a core");
+          "dtype of the arithmetic; auto: bf16 for bf16 weights if the processor is fast at it (AMX, or "
+          "AVX512_BF16 of AMD), else fp32; on a GPU that of the weights");
+    field(device, "device", "device to compute on; auto: cuda if there is a GPU");
+    field(threads, "threads", "threads to compute with; 0: one per core");
   }
 };
 

@@ -47,14 +47,15 @@ class TempFolder {
 
 }  // namespace
 
-TokenFile open_tokens(const std::string& data, const fs::path& model, std::int64_t max_tokens) {
+TokenFile open_tokens(const std::string& data, const fs::path& model, const TextOptions& options) {
   if (is_token_file(data)) return TokenFile(data);
   require(fs::exists(data), "{}: no such file or folder", printable(data));
   const TempFolder folder;
   run_upmoe_python({"tokenize", "--output=" + folder.tokens().string(),
-                    fmt::format("--max-tokens={}", max_tokens), "--", model.string(), data});
+                    fmt::format("--max-tokens={}", options.max_tokens), "--field=" + options.field, "--",
+                    model.string(), data});
   TokenFile file(folder.tokens());
-  file.forget_name();
+  file.forget_name(data);
   return file;
 }
 

@@ -55,6 +55,11 @@ Values Settings::values(const std::filesystem::path& recipe, const std::vector<s
   return out;
 }
 
+void add_files(CLI::App& app, const std::string& name, std::vector<std::string>& files,
+               const std::string& help) {
+  app.add_option(name, files, help)->type_name("FILE")->allow_extra_args(false);
+}
+
 Values take(Values& values, const std::vector<OptionInfo>& options, const std::string& prefix) {
   Values out;
   for (const OptionInfo& option : options)

@@ -33,6 +33,10 @@ class Settings {
   std::deque<Entry> entries_;  // never moves: the parser keeps pointers to the texts
 };
 
+// Adds an option that names files, one each time that it is given.
+void add_files(CLI::App& app, const std::string& name, std::vector<std::string>& files,
+               const std::string& help);
+
 // Moves the values of these options out of `values`, where `prefix` stands before their names.
 Values take(Values& values, const std::vector<OptionInfo>& options, const std::string& prefix = "");
 

@@ -3,15 +3,16 @@
 #include <memory>
 #include <utility>
 
+#include "upmoe/base/counted.h"
 #include "upmoe/base/hash.h"
 #include "upmoe/base/text.h"
 #include "upmoe/cli/calibrate_options.h"
 #include "upmoe/cli/hub.h"
 #include "upmoe/cli/interrupt.h"
-#include "upmoe/cli/open_tokens.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli_engine/commands.h"
 #include "upmoe/cli_engine/model_options.h"
+#include "upmoe/cli_engine/texts.h"
 #include "upmoe/cli_engine/watched.h"
 #include "upmoe/eval/calibrate.h"
 #include "upmoe/format/safetensors_writer.h"
@@ -29,16 +30,6 @@ struct Arguments {
   Settings settings;
 };
 
-std::vector<TokenFile> open_texts(const Arguments& arguments, std::int64_t vocabulary,
-                                  std::int64_t max_tokens) {
-  std::vector<TokenFile> out;
-  for (const std::string& data : arguments.data) {
-    out.push_back(open_tokens(data, arguments.folder, max_tokens));
-    out.back().require_ids_below(vocabulary, max_tokens);
-  }
-  return out;
-}
-
 std::uint64_t pair_bytes(const model::ModelConfig& config) {
   const auto F = static_cast<std::uint64_t>(config.llama.intermediate_size);
   return static_cast<std::uint64_t>(config.llama.num_layers) * F * F * 4;
@@ -52,8 +43,7 @@ CalibrateFlags resolved(CalibrateFlags flags, const model::Model& model) {
   };
   resolve(flags.importance, dense);
   resolve(flags.co_activation, dense && pair_bytes(model.config) <= kMostPairBytes);
-  if (flags.context == 0)
-    flags.context = std::min<std::int64_t>(2048, model.config.llama.max_position_embeddings);
+  flags.context = context_of(model, flags.context, 2048, flags.text);
   flags.model.dtype.value = dtype_text(model.embedding_VH.scalar_type());
   flags.model.compute.value = dtype_text(model.compute);
   return flags;
@@ -112,20 +102,20 @@ void print(const Arguments& arguments, const CalibrateFlags& flags, const eval::
   fmt::print("{}\n", printable(arguments.named));
   fmt::print("weights {} on {}, arithmetic {}; windows of {} tokens\n\n", flags.model.dtype.value,
              model.device.str(), flags.model.compute.value, flags.context);
-  for (std::size_t d = 0; d < arguments.data.size(); ++d)
-    fmt::print("{:<20} {:>9} tokens\n",
-               printable(std::filesystem::path(arguments.data[d]).stem().string(), 20), calibrator.tokens(d));
-  fmt::print("\nrouter inputs: {} of each of {} layers{}\n", shape.samples, shape.layers,
+  const std::vector<std::string> names = names_of(arguments.data);
+  for (std::size_t d = 0; d < names.size(); ++d)
+    fmt::print("{:<20} {:>9} tokens\n", printable(names[d]), calibrator.tokens(d));
+  fmt::print("\nrouter inputs: {} in each of {}{}\n", shape.samples, counted(shape.layers, "layer"),
              shape.covariance ? ", and their covariance" : "");
   if (shape.experts > 0) {
-    fmt::print("experts: how many tokens each of the {} of a layer got\n", shape.experts);
+    fmt::print("experts: the number of tokens that each of the {} in a layer got\n", shape.experts);
   } else {
-    fmt::print("neurons: {} of {} a token count as active, by {}\n", flags.active, shape.neurons,
+    fmt::print("neurons: {} of {} count as active for a token, by {}\n", flags.active, shape.neurons,
                flags.active_by.value);
     fmt::print("co-activation: {}\n",
                shape.co_activation ? "yes"
                : pair_bytes(model.config) > kMostPairBytes
-                   ? fmt::format("no; it would take {}, --co-activation on counts it all the same",
+                   ? fmt::format("no, because it would take {}; --co-activation on counts it all the same",
                                  human_bytes(pair_bytes(model.config)))
                    : "no");
     fmt::print("importance: {}\n", shape.importance ? "yes" : "no");
@@ -152,14 +142,15 @@ void require_new_place(const Arguments& arguments) {
 int run(Arguments arguments) {
   if (arguments.folder.empty() || arguments.data.empty() || arguments.output.empty())
     throw UsageError(
-        "name the checkpoint's folder, the texts and the output: upmoe calibrate DIR --data FILE... -o FILE");
-  const auto asked = parse<CalibrateFlags>(arguments.settings.values({}, {}), "'upmoe calibrate'");
+        "name the checkpoint's folder, the texts and the output: upmoe calibrate DIR --data FILE -o FILE");
+  const auto asked = parse<CalibrateFlags>(values_of(arguments.settings), "'upmoe calibrate'");
   require_asked(asked.seed >= 0, "seed is {}, expected 0 or more", asked.seed);
   arguments.named = std::exchange(arguments.folder, find_source(arguments.folder).folder.string());
   require_new_place(arguments);
   const model::Model model = load_model(arguments.folder, asked.model);
   const CalibrateFlags flags = resolved(asked, model);
-  const std::vector<TokenFile> texts = open_texts(arguments, model.config.llama.vocab_size, flags.max_tokens);
+  const std::vector<TokenFile> texts =
+      open_texts(arguments.data, arguments.folder, model, {flags.text.field, flags.max_tokens});
   eval::Calibrator calibrator(model, texts, engine_options(flags));
   const std::vector<std::pair<std::string, std::string>> metadata = {
       {kCalibrationKey, calibration_record_text(make_record(arguments, flags, model, texts, calibrator))}};
@@ -185,10 +176,8 @@ int run(Arguments arguments) {
 Action calibrate_command(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   app.add_option("DIR", arguments->folder, "folder or hub id of a dense Llama or Mistral, or of any target");
-  app.add_option("--data", arguments->data,
-                 "text, JSONL or token file, or a folder of texts; one domain each")
-      ->type_name("FILE");
-  app.add_option("-o,--output", arguments->output, "the statistics, as safetensors")->type_name("FILE");
+  add_files(app, "--data", arguments->data, kCalibrateData);
+  app.add_option("-o,--output", arguments->output, "safetensors file for the statistics")->type_name("FILE");
   for (const OptionInfo& option : describe<CalibrateFlags>()) arguments->settings.add(app, option, "Options");
   return [arguments] { return run(*arguments); };
 }

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "upmoe/base/counted.h"
 #include "upmoe/base/text.h"
 #include "upmoe/cli_engine/finite.h"
 
@@ -97,7 +98,8 @@ Json finite_json(const EvalReport& report) {
               {"dtype", report.dtype},
               {"compute", report.compute},
               {"products", report.products.empty() ? Json(nullptr) : Json(report.products)},
-              {"threads", at::get_num_threads()}};
+              {"threads", at::get_num_threads()},
+              {"partial", report.partial}};
   if (!report.texts.empty()) {
     out["context"] = report.windows.context;
     out["stride"] = report.windows.stride;
@@ -123,10 +125,17 @@ Json finite_json(const EvalReport& report) {
   return out;
 }
 
-void print_line(const std::string& name, const eval::Perplexity& found) {
+// Of the column of names.
+std::size_t width_of(const auto& results) {
+  std::size_t out = 20;
+  for (const auto& result : results) out = std::max(out, printable(result.name).size());
+  return out;
+}
+
+void print_line(const std::string& name, std::size_t width, const eval::Perplexity& found) {
   const auto error = found.nll.standard_error();
   const double ppl = found.nll.perplexity();
-  fmt::print("{:<20} {:>9}  {:>17}  {:>19}  {:>9.1f}\n", printable(name, 20), found.nll.tokens(),
+  fmt::print("{:<{}} {:>9}  {:>17}  {:>19}  {:>9.1f}\n", printable(name), width, found.nll.tokens(),
              error ? fmt::format("{:.4f} ± {:.4f}", found.nll.nll(), *error)
                    : fmt::format("{:.4f}", found.nll.nll()),
              error ? fmt::format("{:.4g} ± {:.2g}", ppl, *error * ppl) : fmt::format("{:.4g}", ppl),
@@ -135,15 +144,16 @@ void print_line(const std::string& name, const eval::Perplexity& found) {
 
 void print_experts(const EvalReport& report) {
   using Layer = ExpertUse::Layer;
-  fmt::print("\n{:<20} {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}\n", "experts", "load", "router", "busiest",
-             "unused", "top", "logit");
-  fmt::print("{:<20} {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}\n", "(mean of layers)", "entropy", "entropy",
-             "/ mean", "", "weight", "std");
+  const std::size_t width = width_of(report.texts);
+  fmt::print("\n{:<{}} {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}\n", "experts", width, "load", "router",
+             "busiest", "unused", "top", "logit");
+  fmt::print("{:<{}} {:>9}  {:>9}  {:>9}  {:>9}  {:>9}  {:>9}\n", "(mean of layers)", width, "entropy",
+             "entropy", "/ mean", "", "weight", "std");
   for (const TextResult& text : report.texts) {
     std::int64_t unused = 0;
     for (const Layer& layer : text.experts) unused += layer.unused;
-    fmt::print("{:<20} {:>9.3f}  {:>9.3f}  {:>9.2f}  {:>9}  {:>9.3f}  {:>9.3f}\n", printable(text.name, 20),
-               mean(text.experts, &Layer::load_entropy), mean(text.experts, &Layer::router_entropy),
+    fmt::print("{:<{}} {:>9.3f}  {:>9.3f}  {:>9.2f}  {:>9}  {:>9.3f}  {:>9.3f}\n", printable(text.name),
+               width, mean(text.experts, &Layer::load_entropy), mean(text.experts, &Layer::router_entropy),
                1 + mean(text.experts, &Layer::max_violation),
                fmt::format("{}/{}", unused, text.experts.size() * text.experts.front().load_E.size()),
                mean(text.experts, &Layer::top_weight), mean(text.experts, &Layer::logit_std));
@@ -157,9 +167,11 @@ void print_experts(const EvalReport& report) {
 }
 
 void print_texts(const EvalReport& report) {
-  fmt::print("\n{:<20} {:>9}  {:>17}  {:>19}  {:>9}\n", "text", "tokens", "nll", "perplexity", "tokens/s");
-  for (const TextResult& text : report.texts) print_line(text.name, text.perplexity);
-  if (report.texts.size() > 1) print_line("all", report.all);
+  const std::size_t width = width_of(report.texts);
+  fmt::print("\n{:<{}} {:>9}  {:>17}  {:>19}  {:>9}\n", "text", width, "tokens", "nll", "perplexity",
+             "tokens/s");
+  for (const TextResult& text : report.texts) print_line(text.name, width, text.perplexity);
+  if (report.texts.size() > 1) print_line("all", width, report.all);
   if (!report.texts.front().experts.empty()) print_experts(report);
 }
 
@@ -168,10 +180,11 @@ void print_choices(const std::vector<ChoicesResult>& choices) {
     return accuracy.standard_error ? fmt::format("{:.4f} ± {:.4f}", accuracy.mean, *accuracy.standard_error)
                                    : fmt::format("{:.4f}", accuracy.mean);
   };
-  fmt::print("\n{:<20} {:>9}  {:>17}  {:>19}  {:>9}\n", "choices", "questions", "acc", "acc_norm",
+  const std::size_t width = width_of(choices);
+  fmt::print("\n{:<{}} {:>9}  {:>17}  {:>19}  {:>9}\n", "choices", width, "questions", "acc", "acc_norm",
              "truncated");
   for (const auto& [name, asked, found] : choices)
-    fmt::print("{:<20} {:>9}  {:>17}  {:>19}  {:>9}\n", printable(name, 20), found.questions.size(),
+    fmt::print("{:<{}} {:>9}  {:>17}  {:>19}  {:>9}\n", printable(name), width, found.questions.size(),
                shown(found.acc), shown(found.acc_norm), found.truncated);
 }
 
@@ -181,8 +194,8 @@ void print(const EvalReport& report) {
   finite_json(report);  // it has every number that the tables have
   fmt::print("{}\n", printable(report.folder));
   const std::string by = report.products.empty() ? "" : fmt::format(" ({})", report.products);
-  fmt::print("weights {} on {}, arithmetic {}{}, {} threads", report.dtype, report.device, report.compute, by,
-             at::get_num_threads());
+  fmt::print("weights {} on {}, arithmetic {}{}, {}", report.dtype, report.device, report.compute, by,
+             counted(at::get_num_threads(), "thread"));
   const auto& [context, stride, most] = report.windows;
   if (!report.texts.empty())
     fmt::print("; windows of {} tokens{}", context,
@@ -191,6 +204,7 @@ void print(const EvalReport& report) {
   if (!report.texts.empty()) print_texts(report);
   if (!report.choices.empty()) print_choices(report.choices);
   fmt::print("\nmemory at the peak: {}\n", human_bytes(peak_memory()));
+  if (report.partial) fmt::print("partial: the evaluation was interrupted before it was complete\n");
 }
 
 void print_json(const EvalReport& report) {

@@ -29,6 +29,7 @@ struct EvalReport {
   std::vector<TextResult> texts;
   eval::Perplexity all;  // of the texts together
   std::vector<ChoicesResult> choices;
+  bool partial = false;  // an interrupt ended it: the last text may be cut, and what came after is missing
 };
 
 // Tables, or one object. Throw Error where a number is not finite, and then print nothing.

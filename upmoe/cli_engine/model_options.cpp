@@ -1,10 +1,17 @@
 #include "upmoe/cli_engine/model_options.h"
 
+#include <sys/mman.h>
+
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <latch>
+#include <map>
+#include <new>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "upmoe/base/error.h"
 #include "upmoe/model/compute.h"
@@ -16,7 +23,43 @@ at::ScalarType dtype_of(const std::string& name) {
   return name == "fp32" ? at::kFloat : name == "bf16" ? at::kBFloat16 : at::kHalf;
 }
 
+// OpenMP ends the program, in words of its own, when a thread can't be started. So as many are started here
+// first, which throws std::system_error; then OpenMP starts its own and keeps them.
+void start_threads(int count) {
+  std::latch all_are_there(1);
+  std::vector<std::jthread> threads;
+  try {
+    while (std::ssize(threads) < count) threads.emplace_back([&] { all_are_there.wait(); });
+  } catch (...) {
+    all_are_there.count_down();
+    throw;
+  }
+  all_are_there.count_down();
+  threads.clear();
+  at::parallel_for(0, count, 1, [](std::int64_t /*begin*/, std::int64_t /*end*/) {});
+}
+
+// oneDNN crashes when there is no room for a kernel that it generates (torch 2.13.0): each thread has its
+// own.
+void require_room_for_kernels(int threads) {
+  const std::size_t bytes = (std::size_t{32} << 20) + static_cast<std::size_t>(threads) * (8u << 20);
+  void* const room =
+      ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, /*fd=*/-1, 0);
+  if (room == MAP_FAILED) throw std::bad_alloc();
+  ::munmap(room, bytes);
+}
+
 }  // namespace
+
+Values values_of(const Settings& settings) {
+  static const std::map<std::string, std::string> kShort = {
+      {"float32", "fp32"}, {"bfloat16", "bf16"}, {"float16", "fp16"}};
+  Values out = settings.values({}, {});
+  for (const char* option : {"dtype", "compute"})
+    if (const auto said = out.find(option); said != out.end())
+      if (const auto known = kShort.find(said->second); known != kShort.end()) said->second = known->second;
+  return out;
+}
 
 const char* dtype_text(at::ScalarType dtype) {
   return dtype == at::kFloat ? "fp32" : dtype == at::kBFloat16 ? "bf16" : "fp16";
@@ -37,6 +80,7 @@ std::vector<model::Model> load_models(const std::vector<std::filesystem::path>& 
                 UPMOE_TORCH_VERSION);
   const int threads = num_threads(flags);
   if (flags.threads > 0) at::set_num_threads(threads);
+  start_threads(std::max(2, at::get_num_threads()));  // for_each_tile() takes two at least
   model::LoadOptions options;
   options.device = has_cuda && flags.device.value != "cpu" ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   if (flags.dtype.value != "auto") options.dtype = dtype_of(flags.dtype.value);
@@ -50,6 +94,7 @@ std::vector<model::Model> load_models(const std::vector<std::filesystem::path>& 
                                      ? model::compute_of(dtypes, options.device, ops::processor())
                                      : dtype_of(flags.compute.value);
   for (model::Model& model : models) model.compute = compute;
+  require_room_for_kernels(at::get_num_threads());
   return models;
 }
 

@@ -1,8 +1,12 @@
 #pragma once
 #include "upmoe/cli/model_flags.h"
+#include "upmoe/cli/settings.h"
 #include "upmoe/model/load.h"
 
 namespace upmoe::cli {
+
+// What the command line says. Dtypes as torch spells them, "float32", become those of ModelFlags.
+Values values_of(const Settings& settings);
 
 // Threads to compute with. Throws UsageError when there are too many.
 int num_threads(const ModelFlags& flags);

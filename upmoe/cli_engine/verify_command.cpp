@@ -3,11 +3,11 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/cli/hub.h"
-#include "upmoe/cli/open_tokens.h"
 #include "upmoe/cli/settings.h"
 #include "upmoe/cli/verify_options.h"
 #include "upmoe/cli_engine/commands.h"
 #include "upmoe/cli_engine/model_options.h"
+#include "upmoe/cli_engine/texts.h"
 #include "upmoe/cli_engine/verify_report.h"
 #include "upmoe/cli_engine/watched.h"
 
@@ -26,13 +26,12 @@ void run_both(Verified& found, const fs::path& moe_folder, const fs::path& dense
   const std::vector<model::Model> models = load_models({dense_folder, moe_folder}, options.model);
   const model::Model &dense = models[0], &moe = models[1];
   found.compute = dtype_text(moe.compute);
-  found.windows = {.context = options.context, .max_tokens = options.max_tokens};
-  if (options.context == 0)
-    found.windows.context = std::min<std::int64_t>(1024, dense.config.llama.max_position_embeddings);
-  const TokenFile file = open_tokens(found.data, dense_folder, options.max_tokens);
-  file.require_ids_below(dense.config.llama.vocab_size, options.max_tokens);
+  found.windows = {.context = context_of(dense, options.context, 1024, options.text),
+                   .max_tokens = options.max_tokens};
+  const std::vector<TokenFile> texts =
+      open_texts({found.data}, dense_folder, dense, {options.text.field, options.max_tokens});
   ProgressBar bar("comparing", ProgressBar::Unit::tokens);
-  found.comparison = eval::compare(dense, moe, file, found.windows, watched(bar));
+  found.comparison = eval::compare(dense, moe, texts.front(), found.windows, watched(bar));
   for (const model::Model& model : models) model::require_intact(model);
 }
 
@@ -53,7 +52,7 @@ void hold_exact(Verified& found) {
 int run(const Arguments& arguments) {
   if (arguments.moe.empty() || arguments.against.empty())
     throw UsageError("name both folders: upmoe verify DIR --against DENSE");
-  const auto options = parse<VerifyOptions>(arguments.settings.values({}, {}), "'upmoe verify'");
+  const auto options = parse<VerifyOptions>(values_of(arguments.settings), "'upmoe verify'");
   const auto threads = static_cast<std::size_t>(num_threads(options.model));
   const fs::path moe = find_source(arguments.moe).folder, dense = find_source(arguments.against).folder;
   const Weights of_moe{Folder(moe)}, of_dense{Folder(dense)};  // from the receipt to the end the same files
@@ -77,11 +76,9 @@ Action verify_command(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   app.add_option("DIR", arguments->moe, "folder or hub id of a Mixture of Experts");
   app.add_option("--against", arguments->against,
-                 "folder or hub id of the dense checkpoint that it was made of")
+                 "folder or hub id of the dense checkpoint that the model was made from")
       ->type_name("DIR");
-  app.add_option("--data", arguments->data,
-                 "text, JSONL or token file, or a folder of texts: run both models on it")
-      ->type_name("FILE");
+  app.add_option("--data", arguments->data, kVerifyData)->type_name("FILE");
   for (const OptionInfo& option : describe<VerifyOptions>()) arguments->settings.add(app, option, "Options");
   return [arguments] { return run(*arguments); };
 }

@@ -35,7 +35,7 @@ Batches::Batches(std::vector<BatchSource> sources, const BatchOptions& options)
                 options.length);
   for (std::size_t i = 0; i < sources_.size(); ++i)
     require(samples_of(i) > 0, "{}: {} tokens are too few for one sample of {} and its last target",
-            printable(sources_[i].file->path().string()), sources_[i].file->size(), options.length);
+            printable(sources_[i].file->name()), sources_[i].file->size(), options.length);
 }
 
 std::int64_t Batches::samples_of(std::size_t source) const {

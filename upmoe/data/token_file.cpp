@@ -49,11 +49,12 @@ void for_each_piece(const TokenFile& file, std::int64_t tokens, auto&& work) {
 
 }  // namespace
 
-TokenFile::TokenFile(const fs::path& path) : file_(bin_of(path)), layout_(layout_of(file_, path)) {}
+TokenFile::TokenFile(const fs::path& path)
+    : file_(bin_of(path)), name_(file_.path().string()), layout_(layout_of(file_, path)) {}
 
 void TokenFile::read(std::int64_t begin, std::span<std::int32_t> out) const {
   try {
-    read_tokens(layout_, file_.bytes(), path().string(), begin, out);
+    read_tokens(layout_, file_.bytes(), name_, begin, out);
   } catch (const Error&) {
     file_.require_intact();  // which then is the reason
     throw;
@@ -68,8 +69,7 @@ void TokenFile::require_ids_below(std::int64_t vocabulary, std::int64_t tokens) 
         const auto bad = std::ranges::find_if(ids, [&](std::int32_t id) { return id >= vocabulary; });
         require(bad == ids.end(),
                 "{}: token {} is {}, and the vocabulary ends at {}; was it made with another tokenizer?",
-                printable(path().string()), begin + (bad - ids.begin()), bad == ids.end() ? 0 : *bad,
-                vocabulary - 1);
+                printable(name_), begin + (bad - ids.begin()), bad == ids.end() ? 0 : *bad, vocabulary - 1);
       });
 }
 

@@ -2,6 +2,8 @@
 #include <cstdint>
 #include <filesystem>
 #include <span>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "upmoe/data/token_layout.h"
@@ -16,12 +18,16 @@ class TokenFile {
   // The .bin, or of a Megatron pair also the .idx or the name that both share. Throws Error.
   explicit TokenFile(const std::filesystem::path& path);
 
-  const std::filesystem::path& path() const { return file_.path(); }  // of the .bin
+  const std::string& name() const { return name_; }  // for messages: the path of the .bin
   TokenFormat format() const { return layout_.format; }
   std::int64_t size() const { return layout_.size; }
 
-  // The file is removed after this, and stays readable here (MappedFile::forget_name).
-  void forget_name() { file_.forget_name(); }
+  // The file is removed after this, and stays readable here (MappedFile::forget_name). `called`: its name()
+  // from here on.
+  void forget_name(std::string called) {
+    file_.forget_name();
+    name_ = std::move(called);
+  }
 
   // Ids begin, begin + 1, ... Throws Error for what is no id (negative, or beyond 31 bits), and when the file
   // has become shorter since.
@@ -37,6 +43,7 @@ class TokenFile {
 
  private:
   MappedFile file_;
+  std::string name_;
   TokenLayout layout_;
 };
 

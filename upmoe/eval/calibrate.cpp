@@ -9,7 +9,9 @@
 #include <cmath>
 #include <numeric>
 
+#include "upmoe/base/counted.h"
 #include "upmoe/base/error.h"
+#include "upmoe/base/text.h"
 #include "upmoe/random/sample.h"
 
 namespace upmoe::eval {
@@ -49,8 +51,8 @@ Calibrator::Calibrator(const model::Model& model, const std::vector<TokenFile>& 
   for (const TokenFile& text : texts) {
     windows_D_.push_back(
         make_windows(text.size(), {.context = options.context, .max_tokens = options.max_tokens}));
-    require(!windows_D_.back().empty(), "{}: has {} tokens, and at least 2 are needed",
-            printable(text.path().string()), text.size());
+    require(!windows_D_.back().empty(), "{}: has {}, and at least 2 are needed", printable(text.name()),
+            counted(text.size(), "token"));
     const Window& last = windows_D_.back().back();
     tokens_D_.push_back(last.begin + last.length);
     const std::int64_t numbers = windows_D_.back().front().length * F;

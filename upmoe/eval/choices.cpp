@@ -117,7 +117,7 @@ at::Tensor to_tensor(std::vector<std::int64_t>& values, at::Device device) {
 
 // Of each request of the batch.
 std::vector<double> log_likelihoods(const model::Model& model, const std::vector<Question>& questions,
-                                    const Batch& batch) {
+                                    const Batch& batch, const model::Watch& watch) {
   const at::Tensor token_BT = tokens_of(batch).to(model.device);
   std::vector<std::int64_t> place, target;  // of each scored token: where it is predicted, and what it is
   for (std::size_t r = 0; r < batch.requests.size(); ++r) {
@@ -127,7 +127,7 @@ std::vector<double> log_likelihoods(const model::Model& model, const std::vector
     for (std::int64_t i = 0; i < std::ssize(choice); ++i) place.push_back(end - std::ssize(choice) + i);
     target.insert(target.end(), choice.begin(), choice.end());
   }
-  const at::Tensor hidden_NH = model::hidden_states(model, {token_BT, {}, {}})
+  const at::Tensor hidden_NH = model::hidden_states(model, {token_BT, {}, {}}, nullptr, watch)
                                    .flatten(0, 1)
                                    .index_select(0, to_tensor(place, model.device));
   const at::Tensor nll_N =
@@ -171,7 +171,7 @@ Accuracy accuracy(const std::vector<Answered>& questions, bool Answered::*right)
 }
 
 Choices measure_choices(const model::Model& model, const std::vector<Question>& questions,
-                        const ChoiceOptions& options,
+                        const ChoiceOptions& options, const model::Watch& watch,
                         const std::function<void(std::int64_t done, std::int64_t total)>& progress) {
   using Clock = std::chrono::steady_clock;
   const at::NoGradGuard no_gradients;
@@ -190,7 +190,7 @@ Choices measure_choices(const model::Model& model, const std::vector<Question>& 
   const Clock::time_point start = Clock::now();
   for (std::span<const Request> left = requests; !left.empty();) {
     const Batch batch = take_batch(questions, left, at_once);
-    const std::vector<double> scored = log_likelihoods(model, questions, batch);
+    const std::vector<double> scored = log_likelihoods(model, questions, batch, watch);
     for (std::size_t r = 0; r < scored.size(); ++r) {
       const Request& request = *batch.requests[r];
       found[request.question][request.choice] = scored[r];

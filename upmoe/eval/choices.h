@@ -51,10 +51,11 @@ struct ChoiceOptions {
   std::int64_t batch_tokens = 4096;  // about so many go through the model at once
 };
 
-// `progress` is called with tokens done and tokens in all; it may throw to stop. Throws Error for questions
-// that break what Question says, for ids outside the vocabulary, and for a choice longer than the context.
+// `progress` is called with tokens done and tokens in all; it and `watch` may throw to stop. Throws Error for
+// questions that break what Question says, for ids outside the vocabulary, and for a choice longer than the
+// context.
 Choices measure_choices(const model::Model& model, const std::vector<Question>& questions,
-                        const ChoiceOptions& options,
+                        const ChoiceOptions& options, const model::Watch& watch = {},
                         const std::function<void(std::int64_t done, std::int64_t total)>& progress = {});
 
 }  // namespace upmoe::eval

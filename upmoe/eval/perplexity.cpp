@@ -9,7 +9,9 @@
 #include <chrono>
 #include <cmath>
 
+#include "upmoe/base/counted.h"
 #include "upmoe/base/error.h"
+#include "upmoe/base/text.h"
 
 namespace upmoe::eval {
 
@@ -109,22 +111,26 @@ Perplexity measure_perplexity(const model::Model& model, const TokenFile& file, 
   using Clock = std::chrono::steady_clock;
   const at::NoGradGuard no_gradients;
   const std::vector<Window> windows = make_windows(file.size(), options);
-  require(!windows.empty(), "{}: has {} tokens, and at least 2 are needed", printable(file.path().string()),
-          file.size());
+  require(!windows.empty(), "{}: has {}, and at least 2 are needed", printable(file.name()),
+          counted(file.size(), "token"));
   std::int64_t total = 0;
   for (const Window& window : windows) total += window.length;
   Perplexity out;
   const Clock::time_point start = Clock::now();
-  for_each_batch(
-      file, windows, model::tokens_at_once(model.config, kBatchTokens), model.device,
-      [&](const WindowBatch& batch) {
-        const at::Tensor hidden_BTH = model::hidden_states(model, {batch.token_BT, {}, {}}, nullptr, watch);
-        const at::Tensor nll_N =
-            ops::token_nll(hidden_BTH.flatten(0, 1), model.head_VH, batch.target_BT.flatten());
-        out.nll.add(nll_N.view_as(batch.target_BT), batch.target_BT);
-        out.tokens_seen += batch.token_BT.numel();
-        if (progress) progress(out.tokens_seen, total);
-      });
+  const auto measure = [&](const WindowBatch& batch) {
+    const at::Tensor hidden_BTH = model::hidden_states(model, {batch.token_BT, {}, {}}, nullptr, watch);
+    const at::Tensor nll_N =
+        ops::token_nll(hidden_BTH.flatten(0, 1), model.head_VH, batch.target_BT.flatten());
+    out.nll.add(nll_N.view_as(batch.target_BT), batch.target_BT);
+    out.tokens_seen += batch.token_BT.numel();
+    if (progress) progress(out.tokens_seen, total);
+  };
+  try {
+    for_each_batch(file, windows, model::tokens_at_once(model.config, kBatchTokens), model.device, measure);
+  } catch (const Interrupted&) {
+    if (out.tokens_seen == 0) throw;
+    out.partial = true;
+  }
   out.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   return out;
 }

@@ -59,13 +59,15 @@ struct Perplexity {
   NllSum nll;
   std::int64_t tokens_seen = 0;  // that went through the model
   double seconds = 0;
+  bool partial = false;  // see below
 };
 
 // About this many tokens go through the model at once: enough for each expert's products to be large, and a
 // bounded memory beside the weights.
 inline constexpr std::int64_t kBatchTokens = 4096;
 
-// `progress` is called with tokens done and tokens in all; it may throw to stop.
+// `progress` is called with tokens done and tokens in all. Both it and `watch` may throw to stop; after an
+// Interrupted there is, once a batch is whole, a partial result of the whole batches.
 Perplexity measure_perplexity(
     const model::Model& model, const TokenFile& file, const WindowOptions& options,
     const model::Watch& watch = {},
