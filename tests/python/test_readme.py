@@ -12,7 +12,7 @@ import tiny
 README = (tiny.REPOSITORY / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 # Of a time, a speed or a memory: another one each time.
-MEASURED = re.compile(r"\d[\d.,]*(?: [kMG])?(?= (?:s|ms|GB/s|MB/s|MB of memory|GB of memory|tokens/s)\b)|(?<=at the peak: )\d[\d.]* [kMG]?B")
+MEASURED = re.compile(r"\d[\d.,]* (?:m?s|[kMG]?B/s|[kMG]?B of memory|(?:[kMG] )?tokens/s)\b|(?<=at the peak: )\d[\d.]* [kMG]?B")
 
 
 @pytest.fixture
@@ -89,4 +89,4 @@ def test_every_file_that_the_readme_links_to_exists():
 def test_a_line_that_is_not_printed_is_found():
     assert missing_line(["a", "...", "c"], "x\na\nb\nc\n") is None
     assert missing_line(["c", "a"], "a\nc\n") == "a"
-    assert missing_line(["done  1.2 s, 3 MB of memory"], "done  9.99 s, 77.7 MB of memory\n") is None
+    assert missing_line(["done  1.2 s, 999 MB/s, 3 MB of memory"], "done  9.99 s, 1.02 GB/s, 77.7 MB of memory\n") is None
