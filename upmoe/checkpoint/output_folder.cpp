@@ -143,7 +143,8 @@ FileDescriptor lock_replaced(const fs::path& place) {
   const bool locked = ::flock(folder.get(), LOCK_EX | LOCK_NB) == 0;
   require(locked || errno != EWOULDBLOCK, "{}: another run is replacing it", shown(place));
   require(locked, "{}: cannot lock the folder: {}", shown(place), ErrnoText{});
-  FileDescriptor(::openat(folder.get(), kReplacedMark, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666));
+  const int flags = O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC;
+  const FileDescriptor mark(::openat(folder.get(), kReplacedMark, flags, 0666));
   return folder;
 }
 
