@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <tuple>
 
 #include "tests/data/token_files.h"
 #include "tests/fails_with.h"
@@ -182,6 +183,21 @@ TEST_F(TokenFileTest, RefusesIndexesOfMegatronThatLie) {
   EXPECT_TRUE(refuses([](auto& i) { i.documents = {0, 2, 1}; }, {"document 2", "expected 2 to 2"}));
   EXPECT_TRUE(refuses([](auto& i) { i.documents = {0, 3}; }, {"document 1", "sequence 3"}));
   EXPECT_TRUE(refuses([](auto& i) { i.documents = {0, 1}; }, {"end with sequence 1 of 2"}));
+}
+
+// Lists that are holes in the file: walking them would take minutes.
+TEST_F(TokenFileTest, RefusesMoreEmptySequencesOrDocumentsOfMegatronThanAnyoneHas) {
+  const std::uint64_t many = 2'000'000'000;
+  for (const auto& [sequences, documents, says] :
+       {std::tuple(many, std::uint64_t{2}, "2000000000 sequences of 3 tokens"),
+        std::tuple(std::uint64_t{2}, many, "2000000000 documents of 3 tokens")}) {
+    const auto place = pair(index_of({2, 1}), bytes_of(U16{1, 2, 3}));
+    const auto index = std::filesystem::path(place).replace_extension(".idx");
+    test::write_file(index, std::string("MMIDIDX\0\0", 9) + test::bytes_of_one<std::uint64_t>(1) + '\x08' +
+                                test::bytes_of_one(sequences) + test::bytes_of_one(documents));
+    std::filesystem::resize_file(index, 34 + 12 * sequences + 8 * documents);
+    EXPECT_TRUE(fails_with([&] { TokenFile{place}; }, {"t.idx", says}));
+  }
 }
 
 TEST_F(TokenFileTest, RefusesAnIndexOfMegatronThatIsCutAnywhereOrLonger) {

@@ -86,6 +86,16 @@ struct Sequences {
   std::vector<std::int64_t> document_starts;  // in tokens; of documents that have any
 };
 
+// Lists cost time, and holes in a file cost their maker nothing: beside as many as there are tokens, some may
+// be empty.
+void check_counts(const MegatronLists& lists, std::uint64_t tokens, std::string_view file) {
+  constexpr std::uint64_t kMostEmpty = 10'000'000;
+  require(lists.sequences <= tokens + kMostEmpty, "{}: {} sequences of {} tokens: more than {} are empty",
+          file, lists.sequences, tokens, kMostEmpty);
+  require(lists.documents <= tokens + kMostEmpty, "{}: {} documents of {} tokens: more than {} are empty",
+          file, lists.documents, tokens, kMostEmpty);
+}
+
 // The sequences must lie end to end, and the documents ascend among them. Both lists are as long as the file
 // says, so what is kept is bounded by the tokens.
 Sequences walk(const MegatronLists& lists, std::int64_t width, std::string_view file) {
@@ -167,6 +177,7 @@ TokenLayout parse_megatron_index(std::span<const std::byte> index, std::uint64_t
   const std::string shown = printable(file);
   const MegatronLists lists = find_lists(index, shown);
   const TokenType type = megatron_type(load<std::uint8_t>(index, 17), shown);
+  check_counts(lists, bin_bytes / static_cast<std::uint64_t>(bytes(type)), shown);
   Sequences found = walk(lists, bytes(type), shown);
   const auto expected = static_cast<std::uint64_t>(found.tokens * bytes(type));
   require(expected == bin_bytes, "{}: describes {} bytes of tokens, and the .bin beside it has {}; {}", shown,
