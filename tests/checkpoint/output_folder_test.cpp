@@ -266,6 +266,38 @@ TEST_F(OutputFolderTest, NeverTakesAWholeOutputForWhatAKilledRunHasLeft) {
     EXPECT_TRUE(fails_with([&] { OutputFolder(temp_ / name, false); }, {name, "unfinished outputs"}));
 }
 
+TEST_F(OutputFolderTest, ReplacesAnEmptyFolder) {
+  fs::create_directory(temp_ / "out");
+  make(temp_ / "out", true);
+  EXPECT_EQ(temp_.names(), Names{"out"});
+  EXPECT_EQ(read_file(temp_ / "out" / "config.json"), "new");
+}
+
+// Killed in between, what is left is still known: by its journal, or by the mark of an old output.
+TEST_F(OutputFolderTest, RemovesWhatTellsWhoseItIsAfterAllElse) {
+  const fs::path place = make_checkpoint("out"), partial = temp_ / "out.upmoe-partial";
+  for (const char* name : {"upmoe.json", "upmoe-recipe.toml"}) write_file(place / name, "{}");
+  const auto always_has = [&](const std::string& name, auto&& run) {
+    int seen = 0;
+    const std::function<void()> look = [&] {
+      if (fs::exists(partial / "upmoe.json") || fs::exists(partial / "upmoe-recipe.toml")) {
+        EXPECT_TRUE(fs::exists(partial / name));
+        ++seen;
+      }
+      before_the_next_removal = look;
+    };
+    before_the_next_removal = look;
+    run();
+    before_the_next_removal = nullptr;
+    EXPECT_GE(seen, 2);
+  };
+  always_has("upmoe-replaced", [&] { make(place, true); });
+  for (const char* name : {"upmoe.json", "upmoe-recipe.toml"}) write_file(partial / name, "{}");
+  write_file(partial / "upmoe-journal", "upmoe-journal 1 ");
+  fs::remove_all(place);
+  always_has("upmoe-journal", [&] { OutputFolder(place, true); });
+}
+
 TEST_F(OutputFolderTest, ReplacesALicenceOfAnyNameThatTheRecordKnows) {
   const auto record = [&](const std::string& text) {
     write_file(temp_ / "out" / "LICENSE.llama3", "the licence");

@@ -54,7 +54,8 @@ bool is_there(const fs::path& path) {
 OwnEntries replaceable(const FileDescriptor& folder, const fs::path& place) {
   require(folder.get() >= 0, "{}: cannot open: {}", shown(place), ErrnoText{});
   OwnEntries entries = own_entries(folder, OwnKind::checkpoint);
-  if (entries.known.empty() && entries.foreign.empty()) return entries;
+  const std::size_t marks = entries.is_replaced ? 1 : 0;
+  if (entries.known.size() == marks && entries.foreign.empty()) return entries;
   require(
       entries.has_config && entries.has_weights,
       "{}: is not a checkpoint folder (it has no config.json and weights), so --replace does not replace it",
@@ -161,12 +162,10 @@ OwnEntries replaceable_or(const FileDescriptor& folder, const fs::path& at, cons
   }
 }
 
-void remove_replaced(const FileDescriptor& folder, OwnEntries entries, const fs::path& at,
+void remove_replaced(const FileDescriptor& folder, const OwnEntries& entries, const fs::path& at,
                      const fs::path& place) {
-  std::erase(entries.known, kReplacedMark);
   try {
     remove_known(folder, entries, at);
-    ::unlinkat(folder.get(), kReplacedMark, 0);
     require(::rmdir(at.c_str()) == 0, "{}", ErrnoText{});
   } catch (const Error& error) {
     fail("{}: done, but the old folder could not be removed from {}: {}", shown(place), shown(at),

@@ -101,6 +101,7 @@ OwnEntries own_entries(const FileDescriptor& folder, OwnKind kind) {
       out.foreign = what_is(info) + "'" + printable(name) + "'";
     }
   }
+  std::ranges::stable_partition(out.known, [](const std::string& name) { return !is_working_name(name); });
   const auto has = [&](const char* name) { return std::ranges::find(out.known, name) != out.known.end(); };
   out.has_config = has("config.json");
   out.is_replaced = has(kReplacedMark);

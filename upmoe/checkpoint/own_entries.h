@@ -10,8 +10,10 @@ namespace upmoe {
 
 // What stands in a folder, as far as we know it by name and kind. Only what is known is ever deleted.
 struct OwnEntries {
-  std::vector<std::string> known;  // files, and the folders of chat templates and of a download
-  std::string foreign;             // the first of all others, with what it is; empty: there is none
+  // Files, and the folders of chat templates and of a download. Journals and marks come last, so that they
+  // are removed last: as long as one is there, a later run knows what the rest is.
+  std::vector<std::string> known;
+  std::string foreign;  // the first of all others, with what it is; empty: there is none
   bool has_weights = false, has_config = false;
   bool has_journal = false;
   bool is_replaced = false;  // an old output, of which a run that replaced it has left this
