@@ -1,8 +1,10 @@
 """What a command may replace, and what it may do that is advised against: said on the command line, never remembered."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 
 import pytest
 
@@ -158,3 +160,19 @@ def test_a_tokenization_does_not_write_through_another_name(model, text, tmp_pat
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / f"out{end}.upmoe-partial").hardlink_to(tmp_path / "mine.txt")
     refused(tmp_path, "tokenize", model, text, "-o", tmp_path / "out", "--replace", says="another name")
+
+
+@pytest.mark.parametrize("place, name", [("additional_chat_templates", "x.jinja"), (".cache/huggingface/download", "x.metadata")])
+def test_what_is_mounted_inside_an_output_is_not_deleted(place, name, source, tmp_path):
+    precious, out = tmp_path / "precious", tmp_path / "out"
+    precious.mkdir()
+    (precious / name).write_text("thesis")
+    assert conftest.run("convert", source, out).returncode == 0
+    (out / place).mkdir(parents=True)
+    script = 'mount --bind "$1" "$2" 2>/dev/null || exit 99; shift 2; exec "$@"'
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", precious, out / place, conftest.PROGRAM, "convert", source, out, "--replace"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if result.returncode == 99 or "unshare" in result.stderr:
+        pytest.skip("this machine lets nobody mount in a namespace")
+    assert result.returncode == FAILED and "holds the folder" in result.stderr, result.stderr
+    assert (precious / name).read_text() == "thesis" and sorted(os.listdir(tmp_path)) == ["out", "precious"]

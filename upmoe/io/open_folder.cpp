@@ -35,8 +35,9 @@ FileDescriptor open_folder(const std::filesystem::path& path) {
 FileDescriptor open_folder_in(int folder, const char* name) {
   const open_how how{.flags = kFlags, .mode = 0, .resolve = RESOLVE_NO_XDEV | RESOLVE_BENEATH};
   const long file = ::syscall(SYS_openat2, folder, name, &how, sizeof how);
-  if (file >= 0 || errno != ENOSYS) return FileDescriptor(static_cast<int>(file));
-  // Before Linux 5.6 a mount of the same file system can't be told from a folder.
+  if (file >= 0 || (errno != ENOSYS && errno != EPERM)) return FileDescriptor(static_cast<int>(file));
+  // Before Linux 5.6, and in containers that know no newer calls (EPERM), a mount of the same file system
+  // can't be told from a folder.
   FileDescriptor inner(::openat(folder, name, kFlags));
   struct stat above {
   }, below{};
