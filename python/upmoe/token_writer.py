@@ -3,6 +3,7 @@
 import array
 import contextlib
 import fcntl
+import mmap
 import os
 import struct
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 from upmoe.errors import Error, UsageError, printable
 from upmoe.guard import beyond_interrupts
 
-PARTIAL = ".upmoe-partial"
+PARTIAL, REPLACED = ".upmoe-partial", ".upmoe-replaced"
+MOST_NAMES = 100  # of which a file under way takes the first that is free
 UINT16, INT32 = 8, 4  # Megatron's codes
 
 assert sys.byteorder == "little", "token files are little endian"
@@ -30,27 +32,58 @@ def names(out: str) -> tuple[Path, Path]:
     return Path(f"{base}.bin"), Path(f"{base}.idx")
 
 
-def remove_partial(out: str) -> None:
-    """What a writer that was killed has left, unless another one is at work there."""
-    for path in names(out):
-        partial = Path(f"{path}{PARTIAL}")
+# Which of their names the partial .bin and .idx have; 0: none. A worker's parent sees it too.
+_made = mmap.mmap(-1, 2)
+
+
+def _name_under_way(path: Path, end: str, number: int) -> Path:
+    return Path(f"{path}{end}" if number == 1 else f"{path}.{number}{end}")
+
+
+def _create(path: Path, end: str):
+    """A new file under the first of the names that is free. What has another is foreign or a killed run's: it is left alone."""
+    for number in range(1, MOST_NAMES + 1):
+        place = _name_under_way(path, end, number)
         try:
-            with TokenWriter._open(partial, os.O_RDWR):
-                partial.unlink()
-        except (OSError, Error):
+            file = open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb")
+        except FileExistsError:
+            _require_unlocked(place)
             continue
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return number, place, file
+    raise Error(f"{printable(place)}: is there already, as are {MOST_NAMES - 1} others; remove what killed runs have left")
+
+
+def _require_unlocked(place: Path) -> None:
+    try:
+        file = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return  # gone by now, or none of ours
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Error(f"{printable(place)}: another process is writing it") from None
+    finally:
+        os.close(file)
+
+
+def remove_partial(out: str) -> None:
+    """What the worker that was killed has left of its own."""
+    for number, path in zip(_made[:], names(out)):
+        if number:
+            with contextlib.suppress(OSError):
+                _name_under_way(path, PARTIAL, number).unlink()
 
 
 def require_apart(out: str, inputs: list[str]) -> None:
     """That no file we write is an input or lies in one, also through links and mounts."""
-    for path in names(out):
-        for made in (path, Path(f"{path}{PARTIAL}")):
-            real = Path(os.path.realpath(made))
-            for name in inputs:
-                inside = any(_same(place, name) for place in (made, real, *real.parents))
-                if inside or (made.exists() and any(_same(made, file) for file in _files(name))):
-                    where = "" if _same(made, name) else "in "
-                    raise UsageError(f"--output would write {printable(made)}, which is {where}what is read: {printable(name)}")
+    for made in names(out):
+        real = Path(os.path.realpath(made))
+        for name in inputs:
+            inside = any(_same(place, name) for place in (made, real, *real.parents))
+            if inside or (made.exists() and any(_same(made, file) for file in _files(name))):
+                where = "" if _same(made, name) else "in "
+                raise UsageError(f"--output would write {printable(made)}, which is {where}what is read: {printable(name)}")
 
 
 def _files(folder: str):
@@ -88,25 +121,13 @@ class TokenWriter:
         self.code, self.type, self.name = (UINT16, "H", "uint16") if vocabulary <= 65536 else (INT32, "i", "int32")
         self.lengths = array.array("i")
         self.tokens, self._length = 0, 0
-        self._file = self._open(Path(f"{self.bin}{PARTIAL}"))
+        self._partials = {}  # what we have made and has no name yet: place by path
+        self._file = self._create_partial(self.bin)
 
-    @staticmethod
-    def _open(path: Path, flags: int = os.O_RDWR | os.O_CREAT):
-        """What a killed run has left is used again; what another one is writing is not."""
-        while True:
-            file = open(os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666), "wb")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                raise Error(f"{printable(path)}: another process is writing it") from None
-            if _is_at(path, file):
-                break
-            file.close()  # another one has finished it between the two: it has its name by now
-        if os.fstat(file.fileno()).st_nlink > 1:
-            file.close()
-            raise Error(f"{printable(path)}: is a file with another name, which would be overwritten; move it away")
-        file.truncate(0)
+    def _create_partial(self, path: Path):
+        number, place, file = _create(path, PARTIAL)
+        _made[path == self.idx] = number
+        self._partials[path] = place, file
         return file
 
     def add(self, ids: list[int], ends: bool = True) -> None:
@@ -144,7 +165,7 @@ class TokenWriter:
 
     def commit(self) -> int:
         """Makes both durable and gives them their names; the .idx first: alone, a .bin would be another format."""
-        index = self._open(Path(f"{self.idx}{PARTIAL}"))
+        index = self._create_partial(self.idx)
         for file, path in ((index, self.idx), (self._file, self.bin)):
             with self._naming(path):
                 if file is index:
@@ -153,40 +174,69 @@ class TokenWriter:
                 os.fsync(file.fileno())
         size = self._file.tell() + index.tell()
         beyond_interrupts()
-        if self._replace:
-            with self._naming(self.bin):
-                self.bin.unlink(missing_ok=True)  # with the new .idx it could be read, and wrongly
-        self._give_name(self.idx)
-        try:
-            self._give_name(self.bin)
-        except Error:
-            self.idx.unlink()
-            raise
+        with self._old_pair_aside():
+            self._give_name(self.idx)
+            try:
+                self._give_name(self.bin)
+            except Error:
+                self.idx.unlink()
+                raise
         index.close()
         return size
 
-    def _give_name(self, path: Path) -> None:
-        partial = f"{path}{PARTIAL}"
+    @contextlib.contextmanager
+    def _old_pair_aside(self):
+        """The .bin first: with the new .idx it could be read, and wrongly. Both come back on an error."""
+        aside = []
+        try:
+            for path in (self.bin, self.idx) if self._replace else ():
+                if path.exists():
+                    aside.append((path, self._set_aside(path)))
+            yield
+        except Error:
+            for path, place in reversed(aside):
+                os.replace(place, path)
+            raise
+        for _, place in aside:
+            place.unlink()
+
+    def _set_aside(self, path: Path) -> Path:
         with self._naming(path):
-            if not self._replace:
-                try:
-                    os.link(partial, path)  # unlike a rename, it fails where somebody has taken the name
-                    os.unlink(partial)
-                    return
-                except OSError:
-                    if os.path.lexists(path):
-                        raise
-            os.replace(partial, path)  # as asked, or on a file system without links
+            _, place, file = _create(path, REPLACED)
+            file.close()
+            try:
+                os.replace(path, place)
+            except OSError:
+                place.unlink()
+                raise
+        return place
+
+    def _give_name(self, path: Path) -> None:
+        with self._naming(path):
+            self._rename(self._partials[path][0], path)
+        del self._partials[path]
+        _made[path == self.idx] = 0
+
+    def _rename(self, partial: Path, path: Path) -> None:
+        if not self._replace:
+            try:
+                os.link(partial, path)  # unlike a rename, it fails where somebody has taken the name
+                os.unlink(partial)
+                return
+            except OSError:
+                if os.path.lexists(path):
+                    raise
+        os.replace(partial, path)  # as asked, or on a file system without links
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_) -> None:
-        """What has no name yet is removed; behind commit() another one may be writing there."""
-        uncommitted = _is_at(Path(f"{self.bin}{PARTIAL}"), self._file)
-        for path in (self.idx, self.bin) if uncommitted else ():
-            partial = Path(f"{path}{PARTIAL}")
-            if partial.exists() and partial.stat().st_nlink == 1:  # one with another name is not ours
-                partial.unlink()
-        with contextlib.suppress(OSError):  # of a full disk, which was told
-            self._file.close()
+        """What has no name yet is removed."""
+        for place, file in self._partials.values():
+            if _is_at(place, file):
+                place.unlink()
+        _made[:] = bytes(2)
+        for file in (self._file, *(file for _, file in self._partials.values())):
+            with contextlib.suppress(OSError):  # of a full disk, which was told
+                file.close()

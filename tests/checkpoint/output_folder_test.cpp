@@ -5,8 +5,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdarg>
 #include <functional>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "tests/fails_with.h"
@@ -15,12 +17,22 @@
 
 namespace {
 std::function<void()> before_the_next_removal;
-}
+std::string gone_before_it_is_opened;  // a file's name
+}  // namespace
 
 // In front of the C library's: before a file of the replaced folder goes, a test lets something happen.
 extern "C" int unlinkat(int folder, const char* name, int how) noexcept {
   if (const auto happen = std::exchange(before_the_next_removal, nullptr)) happen();
   return static_cast<int>(::syscall(SYS_unlinkat, folder, name, how));
+}
+
+extern "C" int openat(int folder, const char* name, int how, ...) {
+  std::va_list more;
+  va_start(more, how);
+  const mode_t mode = va_arg(more, mode_t);
+  va_end(more);
+  if (name == gone_before_it_is_opened) ::syscall(SYS_unlinkat, folder, name, 0);
+  return static_cast<int>(::syscall(SYS_openat, folder, name, how, mode));
 }
 
 namespace upmoe {
@@ -432,6 +444,14 @@ TEST_F(OutputFolderTest, ClearsWhatAKilledRunHasLeftWhenAskedTo) {
   make(temp_ / "out", true);
   EXPECT_EQ(temp_.names(), Names{"out"});
   EXPECT_FALSE(fs::exists(temp_ / "out" / "model.safetensors"));
+}
+
+TEST_F(OutputFolderTest, AJournalThatIsGoneBeforeItIsOpenedIsNotForeign) {
+  write_file(temp_ / "out.upmoe-partial" / "upmoe-journal", "upmoe-journal 1 ");
+  gone_before_it_is_opened = "upmoe-journal";
+  const OutputFolder output(temp_ / "out", true);
+  gone_before_it_is_opened.clear();
+  EXPECT_TRUE(fs::is_empty(output.partial()));
 }
 
 // Of any of these nothing is deleted, whatever was asked for.

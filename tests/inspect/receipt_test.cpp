@@ -256,7 +256,12 @@ TEST_F(ReceiptTest, FindsEveryFieldOfTheConfigurationThatWasChanged) {
       {"vocab_size", 96, "vocab_size is 96, expected "},
       {"tie_word_embeddings", true, "tie_word_embeddings is true, expected false"},
       {"rms_norm_eps", 0.5, "rms_norm_eps is 0.5, expected "},
-      {"auto_map", "x", "auto_map is \"x\", and was not written"}};
+      {"auto_map", "x", "auto_map is \"x\", and was not written"},
+      {"eos_token_id", 7, "eos_token_id is 7, expected "},
+      {"temperature", 0.1, "temperature is 0.1, and was not written"},
+      {"forced_eos_token_id", 7, "forced_eos_token_id is 7, and was not written"},
+      {"max_sequence_length", 8, "max_sequence_length is 8, and was not written"},
+      {"do_sample", true, "do_sample is true, and was not written"}};
   for (const bool has_hashes : {true, false})
     for (const auto& [key, value, says] : changes) {
       const std::filesystem::path moe = converted("copy");
@@ -279,6 +284,18 @@ TEST_F(ReceiptTest, NotesAConfigurationWithOtherBytesOfTheSameMeaning) {
   EXPECT_EQ(found.notes,
             std::vector<std::string>{
                 "config.json has other bytes than were written, and every field is as expected"});
+}
+
+TEST_F(ReceiptTest, NotesKeysOfTheConfigurationThatChangeNothing) {
+  const std::filesystem::path moe = converted("copy");
+  auto config = nlohmann::ordered_json::parse(test::read_file(moe / "config.json"));
+  config.update({{"temperature", 1.0},
+                 {"do_sample", false},
+                 {"pruned_heads", nlohmann::json::object()},
+                 {"forced_eos_token_id", nullptr},
+                 {"_name_or_path", "mine"}});
+  test::write_file(moe / "config.json", config.dump(2));
+  EXPECT_TRUE(receipt(moe).holds());
 }
 
 TEST_F(ReceiptTest, FindsEveryFileThatWasChangedOrIsMissing) {

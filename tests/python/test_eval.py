@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 
@@ -148,6 +149,15 @@ def test_bad_data(upmoe, tiny_folder, tmp_path):
         assert result.returncode == 1 and words in result.stderr and result.stderr.count("\n") == 1
     result = upmoe("eval", folder)
     assert result.returncode == 2 and "--data" in result.stderr
+
+
+def test_a_folder_of_texts_around_the_temporary_files_is_refused_as_what_it_is(upmoe, tiny_folder, tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "tmp").mkdir()
+    env = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    result = upmoe("eval", tiny_folder(tiny.VARIANTS[0]), "--data", ".", cwd=tmp_path, env=env)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr.startswith("upmoe: .: the folder of temporary files,") and "set TMPDIR" in result.stderr
 
 
 def test_a_repeatable_option_takes_one_value_at_a_time(upmoe, tiny_folder, token_file, tmp_path):

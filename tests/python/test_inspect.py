@@ -54,6 +54,18 @@ def test_a_folder_of_ours(tiny_folder, convert, inspect, method, identical):
     assert expected.items() <= inspect(out).items()
 
 
+def test_it_says_among_which_weights_it_looked_for_nan(tiny_folder, convert, upmoe, inspect):
+    dense = tiny_folder(tiny.WIDE)
+    found = inspect(dense)
+    assert found["not_finite"] is None and found["looked_at_for_not_finite"] is None
+    assert "not finite  not looked for; 'upmoe convert' looks at all weights\n" in upmoe("inspect", dense).stdout
+    out = convert(dense, "--experts", 4)
+    looked_at = "the routers, the norms in front of them, and 64 rows of each matrix of 4 experts in each layer"
+    found = inspect(out)
+    assert found["not_finite"] is None and found["looked_at_for_not_finite"] == looked_at
+    assert f"not finite  none in {looked_at}; the other weights were not looked at\n" in upmoe("inspect", out).stdout
+
+
 def test_experts_that_are_identical_in_every_layer_are_grouped(tiny_folder, convert, inspect):
     out = convert(tiny_folder(tiny.WIDE), "--method", "drop", "--experts", 6)
     weights = checkpoint.tensors(out)

@@ -293,15 +293,39 @@ def test_an_interrupt_leaves_nothing(model, tmp_path, number):
     assert listing(tmp_path) == ["long.jsonl"]
 
 
-def test_what_a_killed_run_has_left_is_no_hindrance(model, tmp_path):
-    (tmp_path / "out.bin.upmoe-partial").write_bytes(b"x" * 100000)
+FOREIGN = ["out.bin.upmoe-partial", "out.idx.upmoe-partial"]
+
+
+def test_partial_files_of_others_are_no_hindrance_and_stay(model, tmp_path):
+    for name in FOREIGN:
+        (tmp_path / name).write_text("foreign")
     assert tokenize(model, tiny.TEXT, "-o", tmp_path / "out").returncode == 0
     assert documents(tmp_path / "out") == [ids_of(model, TEXT) + [2]]
-    assert listing(tmp_path) == ["out.bin", "out.idx"]
+    assert listing(tmp_path) == ["out.bin", *FOREIGN[:1], "out.idx", *FOREIGN[1:]]
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+    assert tokenize(model, tmp_path / "bad.txt", "-o", tmp_path / "out", "--replace").returncode == FAILED
+    assert [(tmp_path / name).read_text() for name in FOREIGN] == ["foreign"] * 2
+    assert len(listing(tmp_path)) == 5
 
 
-@pytest.mark.parametrize("then", ["write", "clean up"])
-def test_what_another_run_finishes_meanwhile_is_left_alone(tmp_path, monkeypatch, then):
+def test_the_files_of_a_worker_that_was_killed_are_removed_and_no_others(tmp_path):
+    (tmp_path / FOREIGN[0]).write_text("foreign")
+    (tmp_path / FOREIGN[1]).write_text("foreign")
+    out = str(tmp_path / "out")
+    token_writer.TokenWriter(out, 320, replace=False)
+    assert len(listing(tmp_path)) == 3
+    token_writer.remove_partial(out)
+    assert listing(tmp_path) == FOREIGN
+
+
+def test_another_run_that_writes_the_same_is_told(tmp_path):
+    with token_writer.TokenWriter(str(tmp_path / "out"), 320, replace=False):
+        with pytest.raises(Error, match="out.bin.upmoe-partial: another process is writing it"):
+            token_writer.TokenWriter(str(tmp_path / "out"), 320, replace=False)
+    assert listing(tmp_path) == []
+
+
+def test_what_another_run_finishes_meanwhile_is_left_alone(tmp_path, monkeypatch):
     out = str(tmp_path / "out")
     with token_writer.TokenWriter(out, 320, replace=False) as other:
         other.add([1, 2, 3])
@@ -314,12 +338,32 @@ def test_what_another_run_finishes_meanwhile_is_left_alone(tmp_path, monkeypatch
             flock(file, how)
 
         monkeypatch.setattr(fcntl, "flock", flock_after_the_other)
-        if then == "clean up":
-            token_writer.remove_partial(out)
-        else:
-            with token_writer.TokenWriter(out, 320, replace=True) as ours:
-                ours.add([4])
-                assert documents(tmp_path / "out") == [[1, 2, 3]]
+        with token_writer.TokenWriter(out, 320, replace=True) as ours:
+            ours.add([4])
+            assert documents(tmp_path / "out") == [[1, 2, 3]]
+    assert documents(tmp_path / "out") == [[1, 2, 3]]
+    assert listing(tmp_path) == ["out.bin", "out.idx"]
+
+
+@pytest.mark.parametrize("fails", range(4))
+def test_an_old_pair_that_could_not_be_replaced_is_there_again(tmp_path, monkeypatch, fails):
+    """Each of the four renames."""
+    out = str(tmp_path / "out")
+    with token_writer.TokenWriter(out, 320, replace=False) as old:
+        old.add([1, 2, 3])
+        old.commit()
+    replace, left = os.replace, [fails]
+
+    def refused(*paths):
+        left[0] -= 1
+        if left[0] == -1:
+            raise OSError(5, "Input/output error")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(Error, match="Input/output error"), token_writer.TokenWriter(out, 320, replace=True) as ours:
+        ours.add([4])
+        ours.commit()
     assert documents(tmp_path / "out") == [[1, 2, 3]]
     assert listing(tmp_path) == ["out.bin", "out.idx"]
 

@@ -40,13 +40,14 @@ std::string what_is(const struct stat& info) {
   return info.st_nlink > 1 ? "a file with another name, " : "";
 }
 
-// Whether a file begins as a journal does, as far as it goes. A power cut may leave zeros, and a bit that
-// fell over is the journal's own business.
+// Whether a file begins as a journal does, as far as it goes, or is gone by now. A power cut may leave zeros,
+// and a bit that fell over is the journal's own business.
 bool begins_as_journal(int folder, const std::string& name) {
   constexpr std::string_view kBegin = "upmoe-journal ";  // convert/journal
   const FileDescriptor file(::openat(folder, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (file.get() < 0) return errno == ENOENT;
   std::array<char, kBegin.size()> text{};
-  const ssize_t size = file.get() < 0 ? -1 : ::pread(file.get(), text.data(), text.size(), 0);
+  const ssize_t size = ::pread(file.get(), text.data(), text.size(), 0);
   std::ptrdiff_t others = 0, zeros = 0;
   for (std::size_t i = 0; i < static_cast<std::size_t>(std::max<ssize_t>(size, 0)); ++i) {
     others += text[i] != kBegin[i];

@@ -50,8 +50,11 @@ Json to_json(const Inspection& found) {
               {"layers_with_identical_experts", found.layers_with_identical},
               {"expert_cosine", nullptr},
               {"router", nullptr},
-              {"not_finite", found.not_finite},
+              {"not_finite", nullptr},
+              {"looked_at_for_not_finite", nullptr},
               {"provenance", provenance(found)}};
+  if (!found.not_finite.empty()) out["not_finite"] = found.not_finite;
+  if (!found.looked_at.empty()) out["looked_at_for_not_finite"] = found.looked_at;
   if (found.likeness)
     out["expert_cosine"] = {
         {"mean", found.likeness->mean}, {"min", found.likeness->least}, {"max", found.likeness->most}};
@@ -74,6 +77,12 @@ std::string identical_text(const Inspection& found) {
   return "none";
 }
 
+std::string not_finite_text(const Inspection& found) {
+  if (!found.not_finite.empty()) return some(found.not_finite);
+  if (found.looked_at.empty()) return "not looked for; 'upmoe convert' looks at all weights";
+  return fmt::format("none in {}; the other weights were not looked at", found.looked_at);
+}
+
 void print(const Inspection& found, const std::string& folder) {
   const bool moe = found.num_experts > 0;
   fmt::print("{}\n", printable(folder));
@@ -92,7 +101,7 @@ void print(const Inspection& found, const std::string& folder) {
   fmt::print("\nshards      {}\nhead        {}\n", found.num_shards,
              found.tied ? "tied to the embedding" : "its own");
   if (moe) fmt::print("identical   {}\n", identical_text(found));
-  if (!found.not_finite.empty()) fmt::print("not finite  {}\n", some(found.not_finite));
+  fmt::print("not finite  {}\n", not_finite_text(found));
   if (found.likeness)
     fmt::print("likeness    cosine between experts {:.4f} (from {:.4f} to {:.4f})\n", found.likeness->mean,
                found.likeness->least, found.likeness->most);

@@ -45,11 +45,26 @@ class TempFolder {
   std::string path_;
 };
 
+// The ids are written to a temporary folder while the texts of a folder are read.
+void require_no_temporary_folder_in(const fs::path& read) {
+  std::error_code error;
+  for (fs::path place = fs::canonical(fs::temp_directory_path(), error); !error;
+       place = place.parent_path()) {
+    require_asked(
+        !fs::equivalent(place, read, error),
+        "{}: the folder of temporary files, {}, lies in it, so what is written there would be read; "
+        "set TMPDIR to another folder, or name the texts one by one",
+        printable(read.string()), printable(fs::temp_directory_path().string()));
+    if (place == place.parent_path()) return;
+  }
+}
+
 }  // namespace
 
 TokenFile open_tokens(const std::string& data, const fs::path& model, const TextOptions& options) {
   if (is_token_file(data)) return TokenFile(data);
   require(fs::exists(data), "{}: no such file or folder", printable(data));
+  for (const fs::path& read : {fs::path(data), model}) require_no_temporary_folder_in(read);
   const TempFolder folder;
   run_upmoe_python({"tokenize", "--output=" + folder.tokens().string(),
                     fmt::format("--max-tokens={}", options.max_tokens), "--field=" + options.field, "--",

@@ -126,16 +126,14 @@ void print(const Arguments& arguments, const CalibrateFlags& flags, const eval::
 
 // The output is none of the inputs: neither the checkpoint, nor a text, nor the other half of a token file.
 void require_new_place(const Arguments& arguments) {
-  const auto apart = [&](const std::filesystem::path& input) {
-    for (const char* end : {"", kPartialEnd}) require_apart(arguments.output + end, input);
-  };
-  apart(arguments.folder);
+  require_apart(arguments.output, arguments.folder);
   for (const std::string& data : arguments.data) {
-    apart(data);
-    for (const char* end : {".bin", ".idx"}) {
-      apart(data + end);
-      apart(std::filesystem::path(data).replace_extension(end));
-    }
+    require_apart(arguments.output, data);
+    if (!is_token_file(data)) continue;
+    for (const char* end : {".bin", ".idx"})
+      for (const std::filesystem::path& half :
+           {std::filesystem::path(data + end), std::filesystem::path(data).replace_extension(end)})
+        if (std::filesystem::exists(half)) require_apart(arguments.output, half);
   }
 }
 

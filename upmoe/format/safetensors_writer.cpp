@@ -7,6 +7,8 @@
 
 #include <cstdio>
 #include <optional>
+#include <tuple>
+#include <utility>
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
@@ -23,26 +25,27 @@ void check_place(const fs::path& path, bool replace) {
   require(replace, "{}: is there already; --replace replaces it", printable(path.string()));
 }
 
-std::uint64_t hard_links(const FileDescriptor& file) {
-  struct stat info {};
-  return ::fstat(file.get(), &info) == 0 ? info.st_nlink : 0;
+void require_unlocked(const fs::path& path) {
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC | O_NOFOLLOW));
+  require(file.get() < 0 || ::flock(file.get(), LOCK_SH | LOCK_NB) == 0 || errno != EWOULDBLOCK,
+          "{}: another run is writing it", printable(path.string()));
 }
 
-// What a killed run has left is used again; what another one is writing is not. Between opening and locking
-// that one may have finished: then it is its output that is locked, and a new file is opened.
-FileDescriptor open_partial(const fs::path& path) {
-  while (true) {
-    FileDescriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666));
-    require(file.get() >= 0, "{}: cannot create: {}", printable(path.string()), ErrnoText{});
-    require(::flock(file.get(), LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK,
-            "{}: another run is writing it", printable(path.string()));
-    const std::optional<FileIdentity> there = identity_at(path);
-    if (!there || !there->is_same_file(identity_of(file, path))) continue;
-    require(hard_links(file) < 2, "{}: is a file with another name, which would be overwritten; move it away",
-            printable(path.string()));
-    require(::ftruncate(file.get(), 0) == 0, "{}: cannot truncate: {}", printable(path.string()),
+// A new file under the first of its names that is free. What has another is foreign or a killed run's: it is
+// left alone.
+std::pair<fs::path, FileDescriptor> create_partial(const fs::path& path) {
+  constexpr int kMostNames = 100;
+  fs::path out = path.string() + kPartialEnd;
+  for (int number = 2;; ++number) {
+    FileDescriptor file(::open(out.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666));
+    if (file.get() >= 0) {
+      ::flock(file.get(), LOCK_EX);
+      return {out, std::move(file)};
+    }
+    require(errno == EEXIST && number <= kMostNames, "{}: cannot create: {}", printable(out.string()),
             ErrnoText{});
-    return file;
+    require_unlocked(out);
+    out = fmt::format("{}.{}{}", path.string(), number, kPartialEnd);
   }
 }
 
@@ -51,12 +54,13 @@ FileDescriptor open_partial(const fs::path& path) {
 SafetensorsWriter::SafetensorsWriter(const fs::path& path, const std::vector<TensorInfo>& tensors,
                                      std::span<const std::pair<std::string, std::string>> metadata,
                                      bool replace)
-    : path_(path), partial_(path.string() + kPartialEnd), replace_(replace) {
+    : path_(path), replace_(replace) {
   check_place(path_, replace_);
   const std::string header = safetensors_header(tensors, metadata);
   data_begin_ = header.size();
   for (const TensorInfo& tensor : tensors) missing_.emplace(tensor.name, tensor);
-  FileDescriptor file = open_partial(partial_);
+  FileDescriptor file(-1);
+  std::tie(partial_, file) = create_partial(path_);
   const std::uint64_t bytes = data_begin_ + (tensors.empty() ? 0 : tensors.back().end);
   try {
     check_place(path_, replace_);  // again: another run may have finished just now
@@ -73,7 +77,9 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, const std::vector<Ten
 }
 
 SafetensorsWriter::~SafetensorsWriter() {
-  if (file_.get() >= 0) ::unlink(partial_.c_str());
+  if (file_.get() < 0) return;
+  const std::optional<FileIdentity> there = identity_at(partial_);
+  if (there && there->is_same_file(identity_of(file_, partial_))) ::unlink(partial_.c_str());
 }
 
 void SafetensorsWriter::put(const std::string& name, std::span<const std::byte> data) {

@@ -13,7 +13,8 @@ namespace upmoe {
 inline constexpr const char* kPartialEnd = ".upmoe-partial";
 
 // A safetensors file that is written tensor by tensor and appears whole or not at all: until commit() it is
-// PATH.upmoe-partial, which the destructor removes.
+// PATH.upmoe-partial, or PATH.2.upmoe-partial and so on where that is there already; the destructor removes
+// it.
 class SafetensorsWriter {
  public:
   // `tensors`: as safetensors_header() wants them. Reserves the space, so that a full disk is told before the

@@ -77,6 +77,44 @@ std::set<std::string> all_names(const Folder& folder) {
   return out;
 }
 
+// Whether a key that was added to config.json changes nothing in what transformers and vLLM load or generate:
+// notes of who saved it, names of classes that no language model has, and settings that are off or, where
+// that is another value, at transformers' preset.
+bool changes_nothing(const std::string& key, const nlohmann::json& value) {
+  static const std::set<std::string> kOfNoInfluence = {"_name_or_path",
+                                                       "_commit_hash",
+                                                       "_attn_implementation_autoset",
+                                                       "transformers_version",
+                                                       "is_llama_config",
+                                                       "transformers.js_config",
+                                                       "unsloth_version",
+                                                       "unsloth_fixed",
+                                                       "finetuning_task",
+                                                       "id2label",
+                                                       "label2id",
+                                                       "problem_type"};
+  static const nlohmann::json kPresets = {{"return_dict", true},
+                                          {"max_length", 20},
+                                          {"min_length", 0},
+                                          {"num_beams", 1},
+                                          {"num_beam_groups", 1},
+                                          {"num_return_sequences", 1},
+                                          {"temperature", 1.0},
+                                          {"top_k", 50},
+                                          {"top_p", 1.0},
+                                          {"typical_p", 1.0},
+                                          {"repetition_penalty", 1.0},
+                                          {"length_penalty", 1.0},
+                                          {"diversity_penalty", 0.0},
+                                          {"no_repeat_ngram_size", 0},
+                                          {"encoder_no_repeat_ngram_size", 0},
+                                          {"pretraining_tp", 1},
+                                          {"chunk_size_feed_forward", 0}};
+  if (value.is_null() || kOfNoInfluence.contains(key)) return true;
+  if (const auto preset = kPresets.find(key); preset != kPresets.end()) return *preset == value;
+  return is_ignored_key(key) && (value == false || value.empty());
+}
+
 std::string shown(const nlohmann::json& value) {
   return printable(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace), 80);
 }
@@ -149,7 +187,7 @@ ConfigDifferences config_differences(const nlohmann::json& saved, const nlohmann
   }
   for (const auto& [key, value] : found.items())
     if (!expected.contains(key))
-      (value.is_null() || is_ignored_key(key) ? out.notes : out.broken)
+      (changes_nothing(key, value) ? out.notes : out.broken)
           .push_back(fmt::format("{} is {}, and was not written", printable(key), shown(value)));
   return out;
 }

@@ -170,6 +170,9 @@ void look_at_experts(Inspection& out, const MoeWeights& moe, std::int64_t rows, 
       for (const Matrix matrix : kMatrices) release(moe.expert(l, e, matrix).bytes);
   });
   out.identical_experts = groups(layers, E);
+  out.looked_at = fmt::format(
+      "the routers, the norms in front of them, and {} rows of each matrix of {} experts in each layer", rows,
+      std::min(E, kMostCompared));
   Inspection::Likeness likeness{0, 2, -2};
   Inspection::Routers routers{0, layers[0].router_std, layers[0].router_std, 0};
   std::int64_t pairs = 0;

@@ -28,8 +28,9 @@ struct Inspection {
     double mean = 0, least = 0, most = 0;  // cosine over pairs of experts
   };
   // Where NaN or Inf stands among the numbers that were looked at, the first of each layer; then there is
-  // neither likeness nor routers.
+  // neither likeness nor routers. That there is none says nothing of the others.
   std::vector<std::string> not_finite;
+  std::string looked_at;  // for not_finite, in words; empty: nothing was
   std::optional<Likeness> likeness;
   struct Routers {
     double std_mean = 0, std_least = 0, std_most = 0;  // of the weights, over layers
