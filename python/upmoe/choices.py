@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from upmoe.chat import special_tokens
-from upmoe.cuts import MAX_UNCUT
 from upmoe.documents import checked_text, numbered, open_regular, parsed
 from upmoe.encode import nothing
 from upmoe.errors import Error, printable
@@ -18,6 +17,7 @@ from upmoe.model import Model
 NAME = "choices"
 SUMMARY = "multiple-choice questions, a JSON object a line, to one of token ids each"
 LIMITS, clean_up = Limits(), nothing
+MAX_QUESTION = 1 << 20  # bytes: the context is encoded anew with each choice
 KEYS = ("context", "choices", "answer", "target_delimiter", "id")
 
 
@@ -59,8 +59,9 @@ def read_question(line: bytes, place: str) -> dict:
     identity = said.get("id", place.rpartition(" ")[2])
     if type(identity) is int:
         identity = str(identity)
-    if len(line) > MAX_UNCUT:
-        raise Error(f"{place}: {len(line)} bytes, at most {MAX_UNCUT} are encoded at once")
+    if len(line) > MAX_QUESTION:
+        raise Error(f"{place}: has {len(line)} bytes, and a question has at most {MAX_QUESTION}; what does not fit in the model's "
+                    "context is left out in any case")
     return {
         "id": checked_text(identity, "'id'", place),
         "context": checked_text(said["context"], "'context'", place),

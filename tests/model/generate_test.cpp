@@ -4,6 +4,8 @@
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "tests/fails_with.h"
 #include "tests/model/models.h"
 
@@ -47,6 +49,18 @@ TEST_P(Generate, ALongPromptIsReadInPiecesAndNothingChanges) {
   EXPECT_EQ(
       generate(model, prompt, {.max_tokens = 1}).tokens[0],
       logits(model, hidden_states(model, {.token_BT = prompt_BT}))[0][-1].argmax().item<std::int64_t>());
+}
+
+TEST_P(Generate, RoomGrowsWithWhatIsGeneratedAndNotWithWhatMayBe) {
+  const test::TempFolder folder;
+  const Model model = load(test::make_tiny_model(
+      folder.path(), {.extra = R"({"max_position_embeddings":2147483647})"}, GetParam()));
+  constexpr std::size_t kTokens = 1100;  // more than there is room for at first, twice
+  const Ids wanted = generate(model, Ids{1, 2}, {.max_tokens = kTokens}).tokens;
+  std::size_t count = 0;
+  const GenerateOptions all{.max_tokens = std::numeric_limits<std::int32_t>::max(),
+                            .is_interrupted = [&] { return count == kTokens; }};
+  EXPECT_EQ(generate(model, Ids{1, 2}, all, [&](std::int64_t) { ++count; }).tokens, wanted);
 }
 
 TEST_P(Generate, TheSameSeedGoesOnTheSameFromAnywhere) {

@@ -183,6 +183,7 @@ GOOD = json.dumps(QUESTIONS[0])
         ('{"context": "", "choices": ["a", "b"], "answer": 0, "target_delimiter": null}', "'target_delimiter' is no text"),
         ('{"context": " \\n", "choices": ["a", "b"], "answer": 0}', "'context' has white space and nothing else"),
         ('{"context": "", "choices": ["<s>", "b"], "answer": 0, "target_delimiter": ""}', "choice 0 adds no token"),
+        (json.dumps({"context": "word " * 250_000, "choices": ["a", "b"], "answer": 0}), "a question has at most 1048576"),
     ],
 )
 def test_a_bad_line_is_named(line, words, tiny_folder, tmp_path):

@@ -51,9 +51,10 @@ def runs_of(folder, texts) -> dict:
     }
 
 
-def assert_not_finite(result) -> None:
+def assert_not_finite(result, folder) -> None:
     assert result.returncode == 1, result.stdout + result.stderr
     assert "not finite" in result.stderr and result.stderr.count("\n") == 1, result.stderr
+    assert str(folder) in result.stderr, "names the model"
     assert not result.stdout.strip()
 
 
@@ -62,7 +63,7 @@ def test_a_model_that_is_not_finite_gives_no_result(how, upmoe, tmp_path, texts)
     folder = tiny.make(tmp_path / "model", tiny.VARIANTS[0])
     spoil(folder, *SPOILT[how])
     for arguments in runs_of(folder, texts).values():
-        assert_not_finite(upmoe(*arguments))
+        assert_not_finite(upmoe(*arguments), folder)
     assert not (texts / "statistics.safetensors").exists()
 
 
@@ -72,7 +73,7 @@ def test_a_receipt_of_what_is_not_finite_is_an_error(how, upmoe, tmp_path, texts
     moe = convert(dense, "--method", "copy", "--experts", 2)
     spoil(moe, *SPOILT[how])
     for more in ((), ("--json",)):
-        assert_not_finite(upmoe("verify", moe, "--against", dense, "--data", texts / "text.bin", *CPU, *more))
+        assert_not_finite(upmoe("verify", moe, "--against", dense, "--data", texts / "text.bin", *CPU, *more), moe)
 
 
 def test_rotations_that_are_not_finite_are_an_error(upmoe, tmp_path, texts):
@@ -80,7 +81,7 @@ def test_rotations_that_are_not_finite_are_an_error(upmoe, tmp_path, texts):
     tiny.change_config(folder, rope_theta=1e-308)
     for name, arguments in runs_of(folder, texts).items():
         result = upmoe(*arguments)
-        assert result.returncode == 1 and "rope" in result.stderr, (name, result.stderr)
+        assert result.returncode == 1 and "rope" in result.stderr and str(folder) in result.stderr, (name, result.stderr)
 
 
 def test_a_loss_whose_perplexity_is_too_large_is_an_error(upmoe, tmp_path, texts):
@@ -90,5 +91,5 @@ def test_a_loss_whose_perplexity_is_too_large_is_an_error(upmoe, tmp_path, texts
     weights["lm_head.weight"] *= 1e6
     safetensors.torch.save_file(weights, path, metadata={"format": "pt"})
     result = upmoe("eval", folder, "--data", texts / "text.bin", *CPU)
-    assert_not_finite(result)
+    assert_not_finite(result, folder)
     assert "nats" in result.stderr

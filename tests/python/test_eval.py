@@ -160,6 +160,11 @@ def test_a_folder_of_texts_around_the_temporary_files_is_refused_as_what_it_is(u
     assert result.stderr.startswith("upmoe: .: the folder of temporary files,") and "set TMPDIR" in result.stderr
 
 
+def test_more_threads_than_four_for_each_core_are_not_started(upmoe, tiny_folder, token_file):
+    result = upmoe("eval", tiny_folder(tiny.VARIANTS[0]), "--data", token_file, "--threads", 4096, "--json")
+    assert json.loads(result.stdout)["threads"] == 4 * os.cpu_count(), result.stderr
+
+
 def test_a_repeatable_option_takes_one_value_at_a_time(upmoe, tiny_folder, token_file, tmp_path):
     folder = tiny_folder(tiny.VARIANTS[0])
     question = {"context": "Permission is", "choices": ["granted", "to"], "answer": 0}

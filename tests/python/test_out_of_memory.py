@@ -77,7 +77,10 @@ def test_too_little_memory_is_told_by_the_verbs_that_run_models(tiny_folder, con
 
 def test_a_thread_that_cannot_be_started_is_told(tiny_folder):
     """By us: OpenMP would end the program in words of its own."""
-    stack = lambda: resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
-    command = [conftest.PROGRAM, "generate", tiny_folder(tiny.VARIANTS[0]), "--tokens", "1 2", "--threads", "4096"]
+    def stack() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+        resource.setrlimit(resource.RLIMIT_STACK, (1 << 30, resource.RLIM_INFINITY))  # of each thread
+
+    command = [conftest.PROGRAM, "generate", tiny_folder(tiny.VARIANTS[0]), "--tokens", "1 2", "--threads", "4"]
     result = subprocess.run(list(map(str, command)), capture_output=True, text=True, preexec_fn=stack)
     assert result.returncode == 1 and re.fullmatch(SAYS, result.stderr), result.stderr

@@ -15,7 +15,7 @@ struct ModelFlags {
           "dtype of the arithmetic; auto: bf16 for bf16 weights if the processor is fast at it (AMX, or "
           "AVX512_BF16 of AMD), else fp32; on a GPU that of the weights");
     field(device, "device", "device to compute on; auto: cuda if there is a GPU");
-    field(threads, "threads", "threads to compute with; 0: one per core");
+    field(threads, "threads", "threads to compute with, at most four per core; 0: one per core");
   }
 };
 

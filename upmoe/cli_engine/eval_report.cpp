@@ -121,7 +121,7 @@ Json finite_json(const EvalReport& report) {
     one.update(to_json(choices.found, choices.asked));
     out["choices"].push_back(std::move(one));
   }
-  require_finite(out);
+  require_finite(out, report.folder);
   return out;
 }
 

@@ -69,8 +69,10 @@ int num_threads(const ModelFlags& flags) {
   constexpr std::int64_t kMost = 4096;
   require_asked(flags.threads >= 0 && flags.threads <= kMost,
                 "--threads is {}, expected 1 to {}, or 0 for one a core", flags.threads, kMost);
-  return flags.threads > 0 ? static_cast<int>(flags.threads)
-                           : static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  // More would do nothing but wait for each other.
+  constexpr std::int64_t kMostForACore = 4;
+  const std::int64_t cores = std::max(1u, std::thread::hardware_concurrency());
+  return static_cast<int>(flags.threads > 0 ? std::min(flags.threads, kMostForACore * cores) : cores);
 }
 
 std::vector<model::Model> load_models(const std::vector<std::filesystem::path>& folders,

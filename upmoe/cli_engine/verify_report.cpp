@@ -250,7 +250,7 @@ Json to_json(const Verified& found) {
               {"promises", promises},
               {"notes", receipt.notes}};
   if (found.comparison) out["comparison"] = comparison_json(found, *found.comparison);
-  require_finite(out);
+  require_finite(out, found.moe);
   return out;
 }
 

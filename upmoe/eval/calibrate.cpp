@@ -166,7 +166,8 @@ void Calibrator::see_neurons(std::int64_t text, const model::FfnSeen& seen) {
     const at::Tensor wide_NF = seen.neuron_NF.narrow(0, begin, std::min(step, N - begin)).to(at::kDouble),
                      sum_F = wide_NF.abs().sum(0);
     require(sum_F.isfinite().all().item<bool>(),
-            "layer {}: the neurons are not finite numbers; are the weights whole?", seen.layer);
+            "{}layer {}: the neurons are not finite numbers; are the weights whole?", model_.where,
+            seen.layer);
     layer.abs_DF.select(0, text).add_(sum_F);
     layer.square_DF.select(0, text).add_(wide_NF.square().sum(0));
   }
@@ -185,7 +186,8 @@ void Calibrator::add_importance(const Batch& batch, const std::vector<at::Tensor
   const at::Tensor loss = ops::token_nll(model::final_norm(model_, x_BTH, at::kFloat).flatten(0, 1),
                                          model_.head_VH, batch.target_BT.flatten())
                               .sum();
-  require(std::isfinite(loss.item<double>()), "the loss is not finite; are the weights whole?");
+  require(std::isfinite(loss.item<double>()), "{}the loss is not finite; are the weights whole?",
+          model_.where);
   loss.backward();
   for (std::size_t l = layers_.size(); l-- > 0;) {
     const at::Tensor gradient_BTH = x_BTH.grad();
@@ -207,7 +209,7 @@ void Calibrator::write(SafetensorsWriter& out) const {
   const auto put = [&](const std::string& name, const at::Tensor& numbers) {
     const at::Tensor narrow = numbers.to(at::kFloat).cpu().contiguous();
     require(narrow.isfinite().all().item<bool>(),
-            "{}: has a number that is not finite; are the weights whole?", name);
+            "{}'{}' has a number that is not finite; are the weights whole?", model_.where, name);
     out.put(name, bytes_of(narrow));
   };
   out.put("tokens", std::as_bytes(std::span(tokens_D_)));

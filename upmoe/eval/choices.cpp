@@ -204,7 +204,7 @@ Choices measure_choices(const model::Model& model, const std::vector<Question>& 
   for (std::size_t q = 0; q < questions.size(); ++q) {
     const Question& question = questions[q];
     for (const double sum : found[q])
-      require(std::isfinite(sum), "{}: a log-likelihood is not finite; are the weights whole?",
+      require(std::isfinite(sum), "{}{}: a log-likelihood is not finite; are the weights whole?", model.where,
               place_of(question, options));
     out.questions.push_back(answer(question, std::move(found[q])));
     for (const Ids& choice : question.choices)

@@ -101,7 +101,7 @@ class Comparer {
   static at::Tensor logits(const model::Model& model, const at::Tensor& hidden_NH, const char* which) {
     const at::Tensor logits_NV = model::logits(model, hidden_NH);
     require(std::isfinite(ops::largest(logits_NV)),
-            "the logits of the {} are not finite; are its weights whole?", which);
+            "{}the logits of the {} are not finite; are its weights whole?", model.where, which);
     return logits_NV.to(at::kDouble);
   }
 

@@ -3,15 +3,18 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "upmoe/base/error.h"
 #include "upmoe/checkpoint/json.h"
 #include "upmoe/io/file_descriptor.h"
+#include "upmoe/ops/largest.h"
 
 namespace upmoe::model {
 namespace {
@@ -25,13 +28,29 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// For so many positions: it grows with what is generated, not with what may be.
+void make_room(KvCache& cache, std::int64_t positions) {
+  const std::int64_t room = cache.k_BSGD.at(0).size(1);
+  if (positions <= room) return;
+  for (auto* kept : {&cache.k_BSGD, &cache.v_BSGD})
+    for (at::Tensor& x_BSGD : *kept) {
+      const at::Tensor larger_BSGD =
+          at::empty({1, std::max(positions, 2 * room), x_BSGD.size(2), x_BSGD.size(3)}, x_BSGD.options());
+      larger_BSGD.narrow(1, 0, cache.length).copy_(x_BSGD.narrow(1, 0, cache.length));
+      x_BSGD = larger_BSGD;
+    }
+}
+
 // What follows the tokens, which are appended to the cache.
 std::vector<float> next_logits(const Model& model, std::span<const std::int64_t> tokens, KvCache& cache) {
   const auto T = static_cast<std::int64_t>(tokens.size());
+  make_room(cache, cache.length + T);
   const at::Tensor token_BT =
       at::from_blob(const_cast<std::int64_t*>(tokens.data()), {1, T}, at::kLong).to(model.device, at::kLong);
   const at::Tensor last = hidden_states(model, {.token_BT = token_BT}, &cache).narrow(1, T - 1, 1);
   const at::Tensor logits_V = logits(model, last).flatten().to(at::kCPU).contiguous();
+  require(std::isfinite(ops::largest(logits_V)),
+          "{}the logits are not finite: the weights or the activations have overflowed", model.where);
   return {logits_V.const_data_ptr<float>(), logits_V.const_data_ptr<float>() + logits_V.numel()};
 }
 
@@ -69,7 +88,7 @@ Generated generate(const Model& model, std::span<const std::int64_t> prompt, con
   if (most <= 0) return out;
 
   const at::NoGradGuard no_gradients;
-  KvCache cache = make_cache(model, /*sequences=*/1, num_prompt + most);
+  KvCache cache = make_cache(model, /*sequences=*/1, num_prompt + std::min(most, kPiece));
   std::vector<float> logits_V;
   const Clock::time_point start = Clock::now();
   const std::int64_t piece = tokens_at_once(model.config, kPiece);

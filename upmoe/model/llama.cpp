@@ -73,12 +73,14 @@ at::Tensor remember(const at::Tensor& kept_BSGD, const at::Tensor& fresh_BTGD, s
 
 // Softmax kernels, and norms that overflow, give plain numbers where there are none: so what goes in is
 // looked at. Elsewhere than on a CPU that would have to be waited for.
-void require_finite(const at::Tensor& x, double squares, std::int64_t layer, const char* what) {
+void require_finite(const Model& model, const at::Tensor& x, double squares, std::int64_t layer,
+                    const char* what) {
   if (!x.is_cpu()) return;
   const double most = ops::largest(x);
   if (most * most * squares <= std::numeric_limits<float>::max()) return;
-  fail("{}: the {} are not finite, or too large for float32: the weights or the activations have overflowed",
-       layer < 0 ? "after the last layer" : fmt::format("layer {}", layer), what);
+  fail(
+      "{}{}: the {} are not finite, or too large for float32: the weights or the activations have overflowed",
+      model.where, layer < 0 ? "after the last layer" : fmt::format("layer {}", layer), what);
 }
 
 // The attention of T queries, the last of S positions.
@@ -133,8 +135,8 @@ at::Tensor attend(const Model& model, std::size_t l, const at::Tensor& x_BTH, co
   at::Tensor y_BTH;
   for (const ops::Range g : ops::cut(config.num_kv_heads, std::max<std::int64_t>(1, most_heads / group), 1)) {
     at::Tensor k = rotated(project(attention.k, g)), v = project(attention.v, g);
-    require_finite(k, static_cast<double>(D), layer, "keys of attention");
-    require_finite(v, 1, layer, "values of attention");
+    require_finite(model, k, static_cast<double>(D), layer, "keys of attention");
+    require_finite(model, v, 1, layer, "values of attention");
     if (context.cache != nullptr) {
       k = remember(context.cache->k_BSGD[l].narrow(2, g.begin, g.size), k, context.cache->length);
       v = remember(context.cache->v_BSGD[l].narrow(2, g.begin, g.size), v, context.cache->length);
@@ -143,7 +145,7 @@ at::Tensor attend(const Model& model, std::size_t l, const at::Tensor& x_BTH, co
          ops::cut(g.size * group, std::max(most_heads, g.size > 1 ? g.size * group : 1), 1)) {
       const ops::Range q_heads{g.begin * group + some.begin, some.size};
       const at::Tensor q = rotated(project(attention.q, q_heads));
-      require_finite(q, static_cast<double>(D), layer, "queries of attention");
+      require_finite(model, q, static_cast<double>(D), layer, "queries of attention");
       const at::Tensor part_BTH =
           apply(columns(attention.o, q_heads, D), see(q, k, v, context).reshape({B, T, -1}));
       y_BTH = y_BTH.defined() ? y_BTH.to(residual_dtype(model)) + part_BTH : part_BTH;
@@ -202,19 +204,20 @@ Context make_context(const Model& model, const Input& input, KvCache* cache, at:
                                   ? input.position_BT
                                   : at::arange(before, before + T, input.token_BT.options()).unsqueeze(0);
   const at::Tensor window = make_window(model, input, before + T);
-  return {rope_table(model.config.llama, position),
-          make_mask(input, before + T, window.defined()),
-          window,
-          cache,
-          compute,
-          keeps_neurons};
+  const RopeTable rope = rope_table(model.config.llama, position);
+  require(std::isfinite(ops::largest(rope.cos_BTd)) && std::isfinite(ops::largest(rope.sin_BTd)),
+          "{}the rotations of the positions (rope) are not finite numbers: theta {}, scaling {}", model.where,
+          model.config.llama.rope.theta,
+          model.config.llama.rope.scaling.empty() ? "none" : printable(model.config.llama.rope.scaling, 200));
+  return {rope, make_mask(input, before + T, window.defined()), window, cache, compute, keeps_neurons};
 }
 
 at::Tensor run_layer(const Model& model, std::size_t l, const at::Tensor& x_BTH, const Context& context,
                      const Watch& watch) {
   const Layer& layer = model.layers[l];
   const auto norm = [&](const at::Tensor& x, const at::Tensor& weight_H) {
-    require_finite(x, static_cast<double>(x.size(-1)), static_cast<std::int64_t>(l), "sums that go in");
+    require_finite(model, x, static_cast<double>(x.size(-1)), static_cast<std::int64_t>(l),
+                   "sums that go in");
     return ops::rms_norm(x, weight_H, model.config.llama.rms_norm_eps).to(context.compute);
   };
   const at::Tensor y_BTH = x_BTH + attend(model, l, norm(x_BTH, layer.attention_norm_H), context);
@@ -268,7 +271,7 @@ at::Tensor run_layer(const Model& model, std::size_t l, const Input& input, cons
 }
 
 at::Tensor final_norm(const Model& model, const at::Tensor& x_BTH, at::ScalarType compute) {
-  require_finite(x_BTH, static_cast<double>(x_BTH.size(-1)), /*layer=*/-1, "sums");
+  require_finite(model, x_BTH, static_cast<double>(x_BTH.size(-1)), /*layer=*/-1, "sums");
   return ops::rms_norm(x_BTH, model.norm_H, model.config.llama.rms_norm_eps).to(compute);
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <variant>
 #include <vector>
 
@@ -40,6 +41,7 @@ struct Layer {
 struct Model {
   ModelConfig config;
   std::shared_ptr<const Weights> files;  // that weights may lie in; null for a model that was not loaded
+  std::string where;  // what errors of running it begin with: its folder and a colon; empty as above
   at::Tensor embedding_VH;
   std::vector<Layer> layers;
   at::Tensor norm_H;

@@ -193,6 +193,7 @@ Model load(const std::filesystem::path& path, const LoadOptions& options) {
   const Folder folder(path);
   Model model;
   model.config = read_model_config(folder);
+  model.where = printable(path.string()) + ": ";
   model.device = options.device;
   Loader loader(folder, options);
   loader.require_enough_weights(model.config);

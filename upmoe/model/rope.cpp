@@ -12,7 +12,6 @@
 
 #include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
-#include "upmoe/ops/largest.h"
 
 namespace upmoe::model {
 namespace {
@@ -104,11 +103,7 @@ RopeTable rope_table(const DenseConfig& config, const at::Tensor& position_BT) {
   const Frequencies found = frequencies(config, length);
   const at::Tensor angle_BTd =
       position_BT.unsqueeze(-1).to(at::kFloat) * found.value_d.to(position_BT.device());
-  RopeTable out{angle_BTd.cos() * found.attention_factor, angle_BTd.sin() * found.attention_factor};
-  require(std::isfinite(ops::largest(out.cos_BTd)) && std::isfinite(ops::largest(out.sin_BTd)),
-          "config.json: the rotations of the positions (rope) are not finite numbers: theta {}, scaling {}",
-          config.rope.theta, config.rope.scaling.empty() ? "none" : printable(config.rope.scaling, 200));
-  return out;
+  return {angle_BTd.cos() * found.attention_factor, angle_BTd.sin() * found.attention_factor};
 }
 
 }  // namespace upmoe::model
