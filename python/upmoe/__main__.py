@@ -29,7 +29,7 @@ def parser() -> Parser:
     return all_verbs
 
 
-def answered(work) -> int:
+def answered(work, model: str = "") -> int:
     """The exit code that work() gives, or OK where it gives none, and the sentence if it fails."""
     try:
         code = work()
@@ -52,16 +52,18 @@ def answered(work) -> int:
         return FAILED
     except BaseException as error:
         # tokenizers' own errors are plain Exception, and a panic of its Rust is not even that.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        of_tokenizers = type(error) is Exception or type(error).__name__ == "PanicException"
+        if not isinstance(error, Exception) and not of_tokenizers:
             raise
-        say(f"{type(error).__name__}: {printable(error, 400)}")
+        what = f"{printable(model)}/tokenizer.json: the tokenizer fails" if of_tokenizers else type(error).__name__
+        say(f"{what}: {printable(error, 400)}")
         return FAILED
 
 
 def run(arguments: list[str] | None) -> int:
     asked = parser().parse_args(arguments)
     verb = asked.verb
-    return guarded(lambda: answered(lambda: verb.run(asked)), verb.LIMITS, lambda: verb.clean_up(asked))
+    return guarded(lambda: answered(lambda: verb.run(asked), asked.model), verb.LIMITS, lambda: verb.clean_up(asked))
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from upmoe.documents import parsed
 from upmoe.encode import nothing, read_text
 from upmoe.errors import Error, printable
 from upmoe.guard import Limits, out_of_memory
@@ -32,10 +33,7 @@ def run(asked) -> None:
 
 
 def read_messages() -> list[dict]:
-    try:
-        messages = json.loads(read_text())
-    except (ValueError, RecursionError) as error:
-        raise Error(f"standard input: is not valid JSON: {printable(error)}") from None
+    messages = parsed(read_text(), "standard input:")
     if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
         raise Error('standard input: expected a list of messages: [{"role": "user", "content": "..."}]')
     return [{key: value for key, value in one.items() if value is not None} for one in messages]

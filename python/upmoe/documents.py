@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -102,11 +103,18 @@ def field_of(line: bytes, field: str, place: str) -> str:
     return checked_text(found[field], f"'{printable(field)}'", place)
 
 
-def parsed(line: bytes, place: str):
+def parsed(text: bytes | str, place: str):
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise Error(f"{place} is not valid JSON: {printable(error)}") from None
+        return json.loads(text)
+    except RecursionError:
+        why = "it is nested too deeply"
+    except UnicodeDecodeError as error:
+        why = f"byte {error.start} is not UTF-8"
+    except json.JSONDecodeError as error:
+        why = error
+    except ValueError:  # as Python 3.11 says it
+        why = f"it has a number of more than {sys.get_int_max_str_digits()} digits"
+    raise Error(f"{place} is not valid JSON: {printable(why)}")
 
 
 def checked_text(value, what: str, place: str) -> str:

@@ -1,11 +1,10 @@
 """What a checkpoint's folder says about its tokens."""
 
-import json
 import os
 import sys
 from pathlib import Path
 
-from upmoe.documents import open_regular
+from upmoe.documents import open_regular, parsed
 from upmoe.errors import Error, UsageError, printable
 
 # What convert takes of each (upmoe/checkpoint/folder.cpp, side_files.cpp; model/generate.cpp).
@@ -51,10 +50,7 @@ class Folder:
         data = self.read(name)
         if data is None:
             return {}
-        try:
-            found = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise Error(f"{printable(self.path / name)}: is not valid JSON: {printable(error)}") from None
+        found = parsed(data, f"{printable(self.path / name)}:")
         if not isinstance(found, dict):
             raise Error(f"{printable(self.path / name)}: is no JSON object")
         return found

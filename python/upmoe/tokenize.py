@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import itertools
-import json
 import os
 import sys
 import time
@@ -125,7 +124,7 @@ def pieces(model: Model, found: Iterator[tuple[str, str]], most: int, cut: bool)
     for text, place in found:
         spans = [(0, len(text))]
         if cut and len(text) > most:
-            cuts = cuts or Cuts(json.loads(model.folder.read("tokenizer.json")), model.tokenizer.normalizer)
+            cuts = cuts or Cuts(model.folder.json("tokenizer.json"), model.tokenizer.normalizer)
             spans = cuts.pieces(text, most)
         for begin, end in spans:
             if end - begin > MAX_UNCUT:

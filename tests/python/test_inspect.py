@@ -66,6 +66,26 @@ def test_it_says_among_which_weights_it_looked_for_nan(tiny_folder, convert, upm
     assert f"not finite  none in {looked_at}; the other weights were not looked at\n" in upmoe("inspect", out).stdout
 
 
+@pytest.mark.parametrize("experts", [False, True])
+def test_a_flag_that_is_null_is_as_if_it_were_absent_and_another_value_is_refused(experts, tiny_folder, convert, upmoe, inspect, tmp_path):
+    folder = convert(tiny_folder(tiny.WIDE), "--experts", 2) if experts else tiny.make(tmp_path / "dense", tiny.WIDE)
+    tiny.change_config(folder, tie_word_embeddings=None)
+    assert inspect(folder)["tied"] is False
+    tiny.change_config(folder, tie_word_embeddings="yes")
+    result = upmoe("inspect", folder)
+    assert result.returncode == 1
+    assert result.stderr.endswith('config.json: tie_word_embeddings is "yes", expected true or false\n')
+
+
+def test_a_number_that_is_too_large_is_named_by_its_key(upmoe, tmp_path):
+    folder = tiny.make(tmp_path / "dense", tiny.WIDE)
+    (folder / "config.json").write_text('{"model_type": "llama", "rope_theta": ' + "1" * 5000 + "}")
+    for verb in ("inspect", folder), ("convert", folder, tmp_path / "out"):
+        result = upmoe(*verb)
+        assert result.returncode == 1
+        assert result.stderr.endswith("config.json: not valid JSON: a number behind 'rope_theta' is larger than any that a computer holds\n")
+
+
 def test_experts_that_are_identical_in_every_layer_are_grouped(tiny_folder, convert, inspect):
     out = convert(tiny_folder(tiny.WIDE), "--method", "drop", "--experts", 6)
     weights = checkpoint.tensors(out)

@@ -16,7 +16,13 @@ using Json = nlohmann::json;
 constexpr std::size_t kMostDepth = 64;
 constexpr std::size_t kMostValues = 2'000'000;  // some 100 bytes of memory each
 
-[[noreturn]] void fail_at(const std::string& where, const nlohmann::detail::exception& error) {
+constexpr int kNumberOverflow = 406;  // nlohmann's
+
+[[noreturn]] void fail_at(const std::string& where, const std::string& key,
+                          const nlohmann::detail::exception& error) {
+  require(error.id != kNumberOverflow,
+          "{}: not valid JSON: a number{} is larger than any that a computer holds", where,
+          key.empty() ? "" : " behind '" + printable(key) + "'");
   const std::string_view what = error.what();
   const std::size_t colon = what.find("] ");
   fail("{}: not valid JSON: {}", where,
@@ -42,10 +48,11 @@ class Checker final : public nlohmann::json_sax<Json> {
   bool end_array() override { return leave(); }
   bool key(string_t& key) override {
     require(keys_.back().insert(key).second, "{}: key '{}' stands twice", where_, printable(key));
+    key_ = key;
     return true;
   }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception& error) override {
-    fail_at(where_, error);
+    fail_at(where_, key_, error);
   }
 
  private:
@@ -64,6 +71,7 @@ class Checker final : public nlohmann::json_sax<Json> {
   }
 
   const std::string& where_;
+  std::string key_;  // the last
   std::size_t values_ = 0;
   std::vector<std::set<std::string, std::less<>>> keys_;  // of each object that we are in; none of a list
 };
@@ -96,6 +104,14 @@ std::int64_t config_number(const Json& config, const char* key, std::int64_t mis
       found->is_number_integer() && (!found->is_number_unsigned() || found->get<std::uint64_t>() <= most);
   require(fits, "config.json: {} is {}, expected a whole number", key, printable(found->dump()));
   return found->get<std::int64_t>();
+}
+
+bool config_flag(const Json& config, const char* key, bool missing) {
+  const auto found = config.find(key);
+  if (found == config.end() || found->is_null()) return missing;
+  require(found->is_boolean(), "config.json: {} is {}, expected true or false", key,
+          printable(found->dump(), 80));
+  return found->get<bool>();
 }
 
 }  // namespace upmoe

@@ -18,4 +18,7 @@ std::uint64_t whole_number(const nlohmann::json& object, const char* key, std::s
 // The number under `key` of a model's config.json, whole; `missing` where there is no such key.
 std::int64_t config_number(const nlohmann::json& config, const char* key, std::int64_t missing);
 
+// The same of a flag, where null is as if there were no key.
+bool config_flag(const nlohmann::json& config, const char* key, bool missing);
+
 }  // namespace upmoe

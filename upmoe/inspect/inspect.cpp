@@ -243,7 +243,7 @@ Inspection inspect(const std::filesystem::path& path, std::int64_t rows, std::si
     out.hidden_size = moe.H();
     out.expert_size = moe.shape().expert_size;
     out.fused = moe.stacked();
-    out.tied = config.value("tie_word_embeddings", false);
+    out.tied = config_flag(config, "tie_word_embeddings", false);
     look_at_experts(out, moe, rows, threads);
     weights.require_intact();
     const std::int64_t idle =
