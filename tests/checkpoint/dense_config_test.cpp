@@ -262,6 +262,9 @@ TEST(Rope, RefusesNumbersFromWhichNoFiniteRotationFollows) {
 }
 
 TEST(Rope, RefusesOfYarnWhatHasAnotherType) {
+  for (const std::string beta : {"beta_fast", "beta_slow"})  // the engine can't compute with it
+    EXPECT_TRUE(refused(R"("rope_scaling":{"rope_type":"yarn","factor":2,")" + beta + R"(":1e-300})",
+                        {beta, "is 1e-300, expected a number from 1e-06 to 1000000, or 0"}));
   for (const std::string key : {"attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
                                 "original_max_position_embeddings"})
     for (const std::string value : {"\"x\"", "true", "-1", "1e300"})

@@ -186,6 +186,7 @@ struct RopeNumber {
   std::string_view name;
   double least, most;
   bool required = false;
+  bool may_be_zero = false;  // for transformers' preset
 };
 
 // What a kind of rope scaling has (transformers, modeling_rope_utils.py).
@@ -205,8 +206,8 @@ const RopeKind& find_rope_kind(const std::string& type, const std::string& where
        {kFactor,
         {"original_max_position_embeddings", 1, kSize},
         {"attention_factor", kTiny, kMostFactor},
-        {"beta_fast", 0, kMostFactor},
-        {"beta_slow", 0, kMostFactor},
+        {"beta_fast", kTiny, kMostFactor, /*required=*/false, /*may_be_zero=*/true},
+        {"beta_slow", kTiny, kMostFactor, /*required=*/false, /*may_be_zero=*/true},
         {"mscale", 0, kMostFactor},
         {"mscale_all_dim", 0, kMostFactor}}},
       {"llama3",
@@ -230,9 +231,9 @@ void check_rope(const Json& scaling, const std::string& type, const std::string&
     require(is_there && found->is_number(), "{}: rope scaling '{}' needs a number '{}'{}", where, type,
             number.name, is_there ? ", and it is " + Reader::shown(*found) : "");
     const auto value = found->get<double>();
-    require(value >= number.least && value <= number.most,
-            "{}: '{}' of the rope scaling is {}, expected a number from {} to {}", where, number.name, value,
-            number.least, number.most);
+    require((value >= number.least && value <= number.most) || (number.may_be_zero && value == 0),
+            "{}: '{}' of the rope scaling is {}, expected a number from {} to {}{}", where, number.name,
+            value, number.least, number.most, number.may_be_zero ? ", or 0" : "");
   }
   if (type == "llama3")
     require(scaling.at("low_freq_factor").get<double>() < scaling.at("high_freq_factor").get<double>(),
