@@ -9,9 +9,9 @@ namespace upmoe::test {
 
 // The options of `upmoe convert` that belong to no plug-in; tests/cli/convert_options_test.cpp keeps it true.
 inline const std::vector<std::string> kConvertOptions = {
-    "method",         "experts", "top-k",        "target",  "router-init", "seed",
-    "max-shard-size", "threads", "ranks",        "rank",    "keep-tied",   "resume",
-    "reflink",        "dry-run", "measure-disk", "replace", "allow",       "recipe"};
+    "method",       "experts", "top-k", "target",    "router-init", "seed",    "max-shard-size",
+    "threads",      "ranks",   "rank",  "keep-tied", "resume",      "reflink", "dry-run",
+    "measure-disk", "replace", "allow", "recipe",    "json",        "quiet"};
 // Names that a parser or a recipe has for something else.
 inline const std::vector<std::string> kTakenNames = {"help", "version", "force", "source", "output"};
 

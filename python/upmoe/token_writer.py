@@ -121,6 +121,7 @@ class TokenWriter:
         self.code, self.type, self.name = (UINT16, "H", "uint16") if vocabulary <= 65536 else (INT32, "i", "int32")
         self.lengths = array.array("i")
         self.tokens, self._length = 0, 0
+        self.bin.parent.mkdir(parents=True, exist_ok=True)
         self._partials = {}  # what we have made and has no name yet: place by path
         self._file = self._create_partial(self.bin)
 

@@ -103,6 +103,24 @@ TEST(ParseBytes, RefusesWhatIsNoSize) {
         << printable(text);
 }
 
+TEST(ParseBytes, AsksForTheUnitOfASmallNumber) {
+  EXPECT_TRUE(fails_with<UsageError>([] { parse_bytes("5", "--max-shard-size"); },
+                                     {"--max-shard-size", "'5' has no unit", "5GB"}));
+  EXPECT_EQ(parse_bytes("5B", "x"), 5u);
+}
+
+TEST(Plural, CountsOneAndMany) {
+  EXPECT_EQ(plural(1, "layer"), "1 layer");
+  EXPECT_EQ(plural(2, "layer"), "2 layers");
+}
+
+TEST(ShellWord, QuotesWhatAShellWouldRead) {
+  EXPECT_EQ(shell_word("a/b-c.d"), "a/b-c.d");
+  EXPECT_EQ(shell_word("a b"), "'a b'");
+  EXPECT_EQ(shell_word("it's"), "'it'\\''s'");
+  EXPECT_EQ(shell_word(""), "''");
+}
+
 TEST(Guess, FindsANearMiss) {
   const std::vector<std::string> words = {"ratio", "indices", "router-init"};
   EXPECT_EQ(guess("raito", words), "; did you mean 'ratio'?");  // neighbours swapped
@@ -115,6 +133,9 @@ TEST(Guess, SaysNothingWhenNothingIsNear) {
   EXPECT_EQ(guess("temperature", words), "");
   EXPECT_EQ(guess("", words), "");
   EXPECT_EQ(guess("ratio", {}), "");
+  EXPECT_EQ(guess("mps", std::vector<std::string>{"auto", "cpu", "cuda"}),
+            "");  // two of three letters differ
+  EXPECT_EQ(guess("x", std::vector<std::string>{"y"}), "");
   EXPECT_EQ(guess(std::string(100'000, 'r'), words), "");
 }
 

@@ -33,7 +33,8 @@ Some parsed(const std::vector<std::string>& words, const std::string& recipe = "
   for (const OptionInfo& option : describe<Some>()) settings.add(app, option, "Options");
   app.parse(std::vector<std::string>(words.rbegin(), words.rend()));  // CLI11 takes the last first
   if (!recipe.empty()) test::write_file(folder / "recipe.toml", recipe);
-  return parse<Some>(settings.values(recipe.empty() ? "" : folder / "recipe.toml", {}), "'upmoe x'");
+  return parse<Some>(settings.values(settings.recipe(recipe.empty() ? "" : folder / "recipe.toml", {})),
+                     "'upmoe x'");
 }
 
 TEST(Settings, TakeAListByRepetition) {
@@ -69,6 +70,12 @@ TEST(Settings, SwitchAFlagOff) {
 TEST(Settings, KeepForceAsAnOldNameOfReplace) {
   EXPECT_TRUE(parsed({"--replace"}).replace);
   EXPECT_TRUE(parsed({"--force"}).replace);
+}
+
+TEST(Settings, RefuseARecipeThatIsNotThere) {
+  const Settings settings;
+  EXPECT_TRUE(
+      fails_with<UsageError>([&] { settings.recipe("/nonexistent.toml", {}); }, {"/nonexistent.toml"}));
 }
 
 TEST(Settings, RefuseToReplaceByARecipe) {

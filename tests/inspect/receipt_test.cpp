@@ -148,7 +148,7 @@ TEST_F(ReceiptTest, SaysThatDropKeepsItsShareWholeWithSharedIndices) {
       EXPECT_EQ(expert.whole, F - 14);
     }
   EXPECT_FALSE(found.promised_exact);
-  EXPECT_EQ(found.not_exact_because, "a share of 0.3 of each expert's neurons is drawn anew");
+  EXPECT_EQ(found.not_exact_because, "30 % of each expert's neurons are re-initialised");
 }
 
 TEST_F(ReceiptTest, SaysThatDropKeepsFewerWholeWithIndicesOfEachMatrix) {

@@ -85,7 +85,7 @@ def test_inspect_says_where_instead_of_printing_nan(whole, convert, name, says):
     result = conftest.run("inspect", out)
     assert result.returncode == FAILED
     assert f"not finite  {says}\n" in result.stdout
-    assert "nan" not in result.stdout and "likeness" not in result.stdout
+    assert "nan" not in result.stdout and "similarity" not in result.stdout
     result = conftest.run("inspect", out, "--json")
     assert result.returncode == FAILED
     found = json.loads(result.stdout, parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))

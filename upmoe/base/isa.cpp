@@ -37,7 +37,7 @@ std::vector<Isa> detect() {
 
 Isa choose() {
   const char* asked = std::getenv("UPMOE_ISA");
-  if (asked == nullptr) return available_isas().back();
+  if (asked == nullptr || *asked == '\0') return available_isas().back();
   std::string known;
   for (const Isa isa : available_isas()) {
     if (isa_name(isa) == asked) return isa;

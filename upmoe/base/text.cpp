@@ -103,6 +103,21 @@ std::string join(std::span<const std::string> words, std::string_view separator)
   return out;
 }
 
+std::string shell_word(std::string_view text) {
+  const auto is_plain = [](char c) {
+    return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || ('0' <= c && c <= '9') ||
+           std::string_view("-_./,:+@%").find(c) != std::string_view::npos;
+  };
+  if (!text.empty() && std::ranges::all_of(text, is_plain)) return std::string(text);
+  std::string out = "'";
+  for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return out + "'";
+}
+
+std::string plural(std::int64_t number, std::string_view what) {
+  return fmt::format("{} {}{}", number, what, number == 1 ? "" : "s");
+}
+
 std::uint64_t parse_bytes(std::string_view text, std::string_view what) {
   struct Unit {
     std::string_view name;
@@ -124,6 +139,9 @@ std::uint64_t parse_bytes(std::string_view text, std::string_view what) {
   const std::string_view suffix(end, static_cast<std::size_t>(text.data() + text.size() - end));
   const auto* unit = std::ranges::find(kUnits, suffix, &Unit::name);
   const double bytes = unit == kUnits.end() ? 0 : std::floor(number * static_cast<double>(unit->bytes));
+  if (error == std::errc() && suffix.empty() && bytes >= 1 && bytes < 1000)
+    throw UsageError(fmt::format("{}: '{}' has no unit; write for example {}GB, {}MiB or {}B", what,
+                                 printable(text), text, text, text));
   if (error != std::errc() || !(bytes >= 1 && bytes <= 9e18))  // nor NaN
     throw UsageError(fmt::format("{}: '{}' is not a size; write for example 5GB, 512MiB or 1000000", what,
                                  printable(text)));
@@ -139,8 +157,9 @@ std::string guess(std::string_view word, std::span<const std::string> candidates
     const std::size_t distance = edit_distance(word, candidate);
     if (distance < best) best = distance, nearest = &candidate;
   }
-  if (nearest == nullptr || best > std::max<std::size_t>(1, std::min(word.size(), nearest->size()) / 3 + 1))
-    return "";
+  // A third of the letters may differ, and of short words one; not all of them.
+  const std::size_t length = nearest == nullptr ? 0 : std::max(word.size(), nearest->size());
+  if (best > std::max<std::size_t>(1, length / 3) || best >= word.size()) return "";
   return fmt::format("; did you mean '{}'?", printable(*nearest));
 }
 

@@ -19,6 +19,26 @@ bool lies_in(const fs::path& file, const fs::path& folder) {
   return end == folder.end();
 }
 
+constexpr const char* kGguf =
+    "the weights are GGUF ({}); convert them first: transformers from_pretrained(..., gguf_file=...), then "
+    "save_pretrained";
+
+[[noreturn]] void fail_for_a_file(const fs::path& path) {
+  const std::string where = printable(path.string()), name = printable(path.filename().string());
+  if (path.extension() == ".gguf") fail("{}: {}", where, fmt::format(kGguf, name));
+  fail("{}: not a folder{}", where,
+       path.extension() == ".safetensors" ? "; name the folder that has it and its config.json" : "");
+}
+
+// What git checks out of a large file where Git LFS is not installed.
+void refuse_lfs_pointer(const fs::path& path) {
+  constexpr std::string_view kBegin = "version https://git-lfs.github.com/spec/";
+  std::error_code error;
+  require(fs::file_size(path, error) > 1024 || error || !read_small_file(path, 1024).starts_with(kBegin),
+          "{}: is a Git LFS pointer, not the weights; get them with `git lfs pull`",
+          printable(path.string()));
+}
+
 [[noreturn]] void fail_without_weights(const Folder& folder) {
   const std::string where = printable(folder.path().string());
   for (const std::string& name : folder.names()) {
@@ -28,11 +48,7 @@ bool lies_in(const fs::path& file, const fs::path& folder) {
           "transformers and "
           "save_pretrained(..., safe_serialization=True)",
           where, printable(name));
-    if (name.ends_with(".gguf"))
-      fail(
-          "{}: the weights are GGUF ({}); convert them first: transformers from_pretrained(..., "
-          "gguf_file=...), then save_pretrained",
-          where, printable(name));
+    if (name.ends_with(".gguf")) fail("{}: {}", where, fmt::format(kGguf, printable(name)));
   }
   fail("{}: has neither {} nor {}; is this a checkpoint folder?", where, kSingle, kIndex);
 }
@@ -43,7 +59,7 @@ Folder::Folder(const fs::path& path) : path_(path) {
   std::error_code error;
   const fs::path canonical = fs::canonical(path, error);
   require(!error, "{}: {}", printable(path.string()), error.message());
-  require(fs::is_directory(canonical, error), "{}: not a folder", printable(path.string()));
+  if (!fs::is_directory(canonical, error)) fail_for_a_file(path);
   roots_.push_back(canonical);
   // In the cache of huggingface_hub a snapshot's files are links: models--x/snapshots/REV/f ->
   // models--x/blobs/HASH.
@@ -113,8 +129,11 @@ Weights::Weights(const Folder& folder) {
     fail_without_weights(folder);
   }
   files_.reserve(names_.size());
-  for (const std::string& name : names_)
-    files_.emplace_back(folder.file(name, names_.front() == kSingle ? folder.path().string() : index));
+  for (const std::string& name : names_) {
+    const fs::path path = folder.file(name, names_.front() == kSingle ? folder.path().string() : index);
+    refuse_lfs_pointer(path);
+    files_.emplace_back(path);
+  }
 
   for (std::size_t f = 0; f < files_.size(); ++f) {
     for (const TensorInfo& info : files_[f].tensors()) {

@@ -1,16 +1,17 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
-#include <iostream>
 #include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <thread>
 
-#include <sys/resource.h>
-
 #include "upmoe/base/text.h"
-#include "upmoe/checkpoint/match_weights.h"
 #include "upmoe/checkpoint/output_folder.h"
 #include "upmoe/cli/commands.h"
+#include "upmoe/cli/convert_report.h"
+#include "upmoe/cli/help.h"
 #include "upmoe/cli/hub.h"
 #include "upmoe/cli/interrupt.h"
 #include "upmoe/cli/progress_bar.h"
@@ -19,7 +20,6 @@
 #include "upmoe/convert/allowances.h"
 #include "upmoe/convert/convert.h"
 #include "upmoe/convert/disk_rate.h"
-#include "upmoe/convert/record.h"
 #include "upmoe/io/apart.h"
 #include "upmoe/router_init/registry.h"
 #include "upmoe/target/registry.h"
@@ -37,40 +37,62 @@ Choice choice_of(const std::string& preset, const std::vector<Entry>& registry) 
   return out;
 }
 
-// The options that belong to no plug-in.
-struct ConvertOptions {
+// The options that belong to no plug-in, by their headings in --help.
+struct ModelOptions {
   Choice method = choice_of("drop", upcycle::methods());
   std::int64_t experts = 8, top_k = 2;
   Choice target = choice_of("mixtral", target::targets());
   Choice router_init = choice_of("auto", router_init::router_inits());
   std::int64_t seed = 0;
-  std::string max_shard_size = "5GB";
-  std::int64_t threads = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
-  std::string ranks = "1";
-  std::int64_t rank = -1;
-  bool keep_tied = false, resume = false, reflink = false, dry_run = false, measure_disk = false;
-  bool replace = false;
+  bool keep_tied = false;
   Choices allow{{}, allowance_names()};
   void visit(auto&& field) {
-    field(method, "method", "what the experts are made of");
+    field(method, "method", "upcycling method (upmoe methods)");
     field(experts, "experts", "experts in each layer");
     field(top_k, "top-k", "experts for each token");
     field(target, "target", "architecture of the output");
-    field(router_init, "router-init", "where the routers start");
-    field(seed, "seed", "every random draw follows from it");
-    field(max_shard_size, "max-shard-size", "tensor data in one file at most: 5GB, 512MiB ...");
-    field(threads, "threads", "workers, of which 10 at most are used; the bytes do not depend on how many");
-    field(ranks, "ranks", "processes that share the work, file by file; auto: as torchrun, Slurm or MPI say");
-    field(rank, "rank", "which of them this is, from 0 on");
-    field(keep_tied, "keep-tied",
-          "leave a tied head tied, instead of writing it out for readers that cannot tie");
-    field(resume, "resume", "go on with what a killed run has left, and leave such when this one is stopped");
-    field(reflink, "reflink", "let equal experts share their place on the disk, where the file system can");
-    field(dry_run, "dry-run", "check and print the plan, and write nothing");
+    field(router_init, "router-init", "router initialisation (upmoe router-inits)");
+    field(seed, "seed", "random seed; the same seed gives the same model");
+    field(keep_tied, "keep-tied", "keep lm_head tied to the embedding, instead of writing it out");
+    field(allow, "allow", "do what upmoe advises against; may be given several times");
+  }
+};
+struct OutputOptions {
+  std::string max_shard_size = "5GB";
+  bool reflink = false, replace = false;
+  void visit(auto&& field) {
+    field(max_shard_size, "max-shard-size", "largest size of a file of weights, such as 5GB or 512MiB");
+    field(reflink, "reflink", "let identical experts share disk blocks, where the file system can");
+    field(replace, "replace", "replace an existing output");
+  }
+};
+struct RunFlags {
+  bool dry_run = false, measure_disk = false, resume = false;
+  std::string ranks = "1", rank;
+  std::int64_t threads = static_cast<std::int64_t>(std::max(1u, std::thread::hardware_concurrency()));
+  bool json = false, quiet = false;
+  void visit(auto&& field) {
+    field(dry_run, "dry-run", "check everything, print the plan and write nothing");
     field(measure_disk, "measure-disk",
           "with --dry-run: write and delete 128 MiB beside the output to forecast the time");
-    field(replace, "replace", "replace an output that is there");
-    field(allow, "allow", "do what upmoe advises against; may be given several times");
+    field(resume, "resume",
+          "continue an interrupted run, and keep what is done when this one is interrupted");
+    field(ranks, "ranks", "processes that share the work, file by file; auto: from torchrun, Slurm or MPI");
+    field(rank, "rank", "the rank of this process, from 0 on (required with --ranks N)");
+    field(threads, "threads",
+          "worker threads, of which at most 10 are used; the output does not depend on it");
+    field(json, "json", "print one JSON object with plan and result; messages go to standard error");
+    field(quiet, "quiet", "print errors only");
+  }
+};
+struct ConvertOptions {
+  ModelOptions model;
+  OutputOptions output;
+  RunFlags run;
+  void visit(auto&& field) {
+    model.visit(field);
+    output.visit(field);
+    run.visit(field);
   }
 };
 
@@ -97,91 +119,52 @@ struct Arguments {
   std::string source, output, recipe;
 };
 
-void print_plan(const Plan& plan, const std::string& output) {
-  const ConvertRequest& request = plan.request;
-  const DenseConfig& config = plan.source.config();
-  const auto options = [](const std::vector<OptionInfo>& list) {
-    std::string out;
-    for (const OptionInfo& option : list)
-      out += fmt::format("{}{} {}", out.empty() ? " (" : ", ", option.name, option.preset);
-    return out.empty() ? out : out + ")";
-  };
-  fmt::print("source      {}: {}, {} layers, hidden {}, FFN {}, {} parameters, {}\n",
-             printable(request.source), config.model_type, config.num_layers, config.hidden_size,
-             config.intermediate_size, human_count(plan.source.parameters()), plan.torch_dtype);
-  fmt::print("method      {}{}, seed {}\n", request.method, options(plan.method_options), request.seed);
-  fmt::print("router      {}{}\n", request.router_init, options(plan.router_options));
-  fmt::print("target      {}: {} experts, top-{}{}\n", request.target, plan.shape.experts,
-             plan.shape.per_token, plan.tied ? ", head tied to the embedding" : "");
-  fmt::print("parameters  {}, {} of them active for a token\n", human_count(plan.parameters),
-             human_count(plan.active_parameters));
-  fmt::print("output      {}: {} in {} file{}\n", printable(output), human_bytes(plan.file_bytes),
-             plan.files.size(), plan.files.size() == 1 ? "" : "s");
-  fmt::print("memory      {} at most\n", human_bytes(plan.peak_memory));
-  fmt::print("function-preserving: {}\n", function_preserving(plan));
-  for (const std::string& note : plan.notes) fmt::print("note: {}\n", note);
-}
-
-void print_time_forecast(const Plan& plan, const std::string& output, bool measure) {
-  const double rate = measure ? measure_write_rate(std::filesystem::absolute(output).parent_path()) : 1e9;
-  fmt::print("time        about {:.1f} s at {}/s{}\n",
-             static_cast<double>(plan.file_bytes + plan.source.data_bytes()) / rate,
-             human_bytes(static_cast<std::uint64_t>(rate)),
-             measure ? ", which this disk has just reached" : " (--measure-disk measures this disk)");
-}
-
-std::uint64_t peak_memory() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<std::uint64_t>(usage.ru_maxrss) * 1024;
-}
-
-void print_outcome(const Converted& converted, const ConvertOptions& options, const RankOf& rank,
-                   double seconds) {
-  const RunRecord& run = converted.run;
-  if (run.bytes_kept > 0)
-    fmt::print("kept        {} that an earlier run had written, read back and checked\n",
-               human_bytes(run.bytes_kept));
-  if (!run.reflink_refused.empty())
-    fmt::print("reflink     not on this file system ({}): everything was written\n", run.reflink_refused);
-  else if (options.reflink)
-    fmt::print("reflink     {} share the place of what was written once, {} were written\n",
-               human_bytes(run.bytes_shared), human_bytes(run.bytes_written));
-  const auto bytes = static_cast<double>(run.bytes_kept + run.bytes_written + run.bytes_shared);
-  fmt::print("done        {:.2f} s, {}/s, {} of memory at the peak\n", seconds,
-             human_bytes(static_cast<std::uint64_t>(bytes / seconds)), human_bytes(peak_memory()));
-  if (rank.ranks > 1 && converted.missing.empty())
-    fmt::print("complete    the output was completed by {} rank\n", converted.completed ? "this" : "another");
-  if (converted.missing.empty()) return;
-  std::vector<std::string> missing;
-  for (const std::size_t other : converted.missing) missing.push_back(std::to_string(other));
-  fmt::print("missing     rank {} of {} is done, not yet done: {}; who finishes last completes the output\n",
-             rank.rank, rank.ranks, some(missing));
-}
-
-// Positionals win over the recipe; one of the two alone would be a riddle.
+// Positionals win over the recipe; a source alone would be a riddle.
 void take_places(Arguments& arguments, Values& values) {
   const auto take_one = [&](const char* key, std::string& place) {
     const auto node = values.extract(key);
     if (place.empty() && node) place = node.mapped();
   };
-  if (!arguments.source.empty() && arguments.output.empty())
-    throw UsageError(fmt::format("'{}' stands alone: name the source and the output, upmoe convert SRC OUT",
-                                 printable(arguments.source)));
+  const bool alone = !arguments.source.empty() && arguments.output.empty();
   take_one("source", arguments.source);
-  take_one("output", arguments.output);
-  if (arguments.source.empty() || arguments.output.empty())
-    throw UsageError("name the source and the output: upmoe convert SRC OUT");
+  if (!alone) take_one("output", arguments.output);
+  const char* const missing = arguments.source.empty() && arguments.output.empty() ? "SRC and OUT"
+                              : arguments.source.empty()                           ? "SRC"
+                              : arguments.output.empty()                           ? "OUT"
+                                                                                   : nullptr;
+  if (missing != nullptr) throw UsageError(fmt::format("missing {}; usage: upmoe convert SRC OUT", missing));
+}
+
+// What a recipe says for a plug-in that the command line replaces by another goes, unless the other one has
+// it as well: there it means the same.
+template <class Entry>
+void drop_replaced(Values& recipe, const Arguments& arguments, const std::string& key,
+                   const std::string& preset, const std::vector<Entry>& registry, const std::string& prefix,
+                   std::vector<std::string>& notes) {
+  const std::string now = arguments.settings.given(key);
+  const std::string then = recipe.contains(key) ? recipe.at(key) : preset;
+  const auto entry_of = [&](const std::string& name) {
+    return std::ranges::find(registry, name, &Entry::name);
+  };
+  if (now.empty() || now == then || entry_of(now) == registry.end() || entry_of(then) == registry.end())
+    return;
+  for (const OptionInfo& option : entry_of(then)->options)
+    if (std::ranges::find(entry_of(now)->options, option.name, &OptionInfo::name) ==
+            entry_of(now)->options.end() &&
+        recipe.erase(prefix + option.name) > 0)
+      notes.push_back(fmt::format("{}: '{}' belongs to {} '{}', which --{} {} replaces, and is left out",
+                                  printable(arguments.recipe), prefix + option.name, key, then, key, now));
 }
 
 ConvertRequest request_of(Arguments& arguments, Values& values, const ConvertOptions& options) {
   ConvertRequest request;
   request.source = arguments.source;
-  request.method = options.method.value;
-  request.router_init = options.router_init.value;
-  request.target = options.target.value;
+  request.method = options.model.method.value;
+  request.router_init = options.model.router_init.value;
+  request.target = options.model.target.value;
   const MethodInfo& method = find_plugin(upcycle::methods(), request.method, "upcycling method");
-  const RouterInitInfo& router = find_plugin(router_init::router_inits(), request.router_init, "router init");
+  const RouterInitInfo& router =
+      find_plugin(router_init::router_inits(), request.router_init, "router initialisation");
   request.method_options = take(values, method.options);
   request.router_options = take(values, router.options, kRouterPrefix);
   // What is left belongs to a plug-in that was not chosen.
@@ -191,77 +174,154 @@ ConvertRequest request_of(Arguments& arguments, Values& values, const ConvertOpt
     for (const OptionInfo& option : of_router ? router.options : method.options)
       has.push_back("--" + (of_router ? kRouterPrefix + option.name : option.name));
     throw UsageError(fmt::format(
-        "{} '{}' has no option --{}; it has: {}", of_router ? "router init" : "method",
+        "{} '{}' has no option --{}; it has: {}", of_router ? "router initialisation" : "method",
         of_router ? request.router_init : request.method, name, has.empty() ? "none" : join(has)));
   }
-  request.experts = options.experts;
-  request.per_token = options.top_k;
-  if (options.seed < 0) throw UsageError(fmt::format("--seed is {}, expected 0 or more", options.seed));
-  request.seed = static_cast<std::uint64_t>(options.seed);
-  request.keep_tied = options.keep_tied;
-  request.max_shard_bytes = parse_bytes(options.max_shard_size, "--max-shard-size");
-  request.replace = options.replace;
-  request.allow = options.allow.values;
+  request.experts = options.model.experts;
+  request.per_token = options.model.top_k;
+  require_asked(options.model.seed >= 0, "--seed is {}, expected 0 or more", options.model.seed);
+  request.seed = static_cast<std::uint64_t>(options.model.seed);
+  request.keep_tied = options.model.keep_tied;
+  request.max_shard_bytes = parse_bytes(options.output.max_shard_size, "--max-shard-size");
+  request.replace = options.output.replace;
+  request.allow = options.model.allow.values;
   return request;
 }
 
 // upmoe up to 0.1.0 wrote `force = true` where a router start had to be forced; there it replaced the output
 // as well, which no recipe does any more.
-void take_force(const Arguments& arguments, Values& values) {
-  const auto node = values.extract("force");
+void take_force(const Arguments& arguments, Values& recipe, std::vector<std::string>& notes) {
+  const auto node = recipe.extract("force");
   bool forced = false;
   if (node) option_value::read(forced, "force", node.mapped());
   if (!forced) return;
-  std::string& allow = values["allow"];
+  std::string& allow = recipe["allow"];
   allow += allow.empty() ? "router-init" : ",router-init";
-  fmt::print("note: {}: 'force' is read as allow = [\"router-init\"]; it does not replace the output\n",
-             printable(arguments.recipe));
+  notes.push_back(
+      fmt::format("{}: 'force' is read as allow = [\"router-init\"]; it does not replace the output",
+                  printable(arguments.recipe)));
 }
 
-int run(Arguments& arguments) {
-  Values values = arguments.settings.values(arguments.recipe, {"source", "output", "force"});
-  take_force(arguments, values);
-  take_places(arguments, values);
-  const ConvertOptions options = parse<ConvertOptions>(take(values, describe<ConvertOptions>()), "convert");
-  if (options.threads < 1 || options.threads > 4096)
-    throw UsageError(fmt::format("--threads is {}, expected 1 to 4096", options.threads));
-  require_asked(options.dry_run || !options.measure_disk, "--measure-disk is given without --dry-run");
-  const RankOf rank = find_rank(options.ranks, options.rank);
-  ConvertRequest request = request_of(arguments, values, options);
-  const Source source = find_source(request.source);
-  request.folder = source.folder;
-  request.from_hub = source.from_hub;
-  if (!arguments.recipe.empty()) require_apart(arguments.output, arguments.recipe);
-  if (!options.resume && rank.ranks == 1) check_output(arguments.output, request.folder, request.replace);
+// The recipe, and over it the command line.
+Values read_values(const Arguments& arguments, std::vector<std::string>& notes) {
+  Values recipe = arguments.settings.recipe(arguments.recipe, {"source", "output", "force"});
+  take_force(arguments, recipe, notes);
+  const ModelOptions presets;
+  drop_replaced(recipe, arguments, "method", presets.method.value, upcycle::methods(), "", notes);
+  drop_replaced(recipe, arguments, "router-init", presets.router_init.value, router_init::router_inits(),
+                kRouterPrefix, notes);
+  return arguments.settings.values(std::move(recipe));
+}
 
-  const Plan plan = make_plan(request);
-  RunOptions how = {.threads = static_cast<std::size_t>(options.threads),
-                    .resume = options.resume,
-                    .rank = rank,
-                    .reflink = options.reflink};
-  const bool done = is_done(plan, arguments.output, how);
-  print_plan(plan, arguments.output);
-  if (done) {
-    fmt::print("complete    the output is there already, made by the same conversion; nothing was written\n");
+Forecast forecast(const Plan& plan, const std::string& output, bool measure) {
+  Forecast out{.bytes_per_second = 1e9, .measured = measure};
+  if (measure) out.bytes_per_second = measure_write_rate(std::filesystem::absolute(output).parent_path());
+  out.seconds = static_cast<double>(plan.file_bytes + plan.source.data_bytes()) / out.bytes_per_second;
+  return out;
+}
+
+// Says what happens as it happens, or at the end in one object, or nothing.
+class Report {
+ public:
+  explicit Report(const RunFlags& flags) : json_(flags.json), quiet_(flags.quiet || flags.json) {}
+
+  void add(const char* key, const nlohmann::ordered_json& value, const std::string& text) {
+    if (json_) all_[key] = value;
+    if (!quiet_) fmt::print("{}", text);
+  }
+  bool is_quiet() const { return quiet_; }
+  int end() const {
+    if (json_) fmt::print("{}\n", all_.dump(2));
     return kOk;
   }
-  if (options.dry_run) {
-    check_convert(plan, arguments.output, how);
-    print_time_forecast(plan, arguments.output, options.measure_disk);
-    return kOk;
-  }
+
+ private:
+  bool json_, quiet_;
+  nlohmann::ordered_json all_;
+};
+
+int carry_out(const Plan& plan, const std::string& output, RunOptions how, Report& report) {
   std::fflush(stdout);
   how.cancelled = &catch_interrupts();
   const auto start = std::chrono::steady_clock::now();
   Converted converted;
   {
-    ProgressBar bar("writing");
-    how.progress = [&](auto written, auto total) { bar.update(written, total); };
-    converted = convert(plan, arguments.output, how);
+    std::optional<ProgressBar> bar;
+    if (!report.is_quiet()) {
+      bar.emplace("writing");
+      how.progress = [&](auto written, auto total) { bar->update(written, total); };
+    }
+    converted = convert(plan, output, how);
   }
-  print_outcome(converted, options, rank,
-                std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
-  return kOk;
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.add("result", outcome_json(converted, seconds), outcome_text(converted, how, seconds));
+  if (!converted.missing.empty()) return report.end();
+  const std::string next = next_command(plan, output);
+  report.add("next", printable(next, std::string::npos),
+             fmt::format("next        {}\n", printable(next, std::string::npos)));
+  return report.end();
+}
+
+int run(Arguments& arguments) {
+  std::vector<std::string> notes;
+  Values values = read_values(arguments, notes);
+  take_places(arguments, values);
+  const ConvertOptions options = parse<ConvertOptions>(take(values, describe<ConvertOptions>()), "convert");
+  const RunFlags& flags = options.run;
+  require_asked(flags.threads >= 1 && flags.threads <= 4096, "--threads is {}, expected 1 to 4096",
+                flags.threads);
+  require_asked(flags.dry_run || !flags.measure_disk, "--measure-disk is given without --dry-run");
+  require_asked(!flags.json || !flags.quiet, "--json and --quiet: one of the two");
+  const RankOf rank = find_rank(flags.ranks, flags.rank);
+  ConvertRequest request = request_of(arguments, values, options);
+  const Source source = find_source(request.source);
+  request.folder = source.folder;
+  request.from_hub = source.from_hub;
+  if (!arguments.recipe.empty() && arguments.recipe != "-") require_apart(arguments.output, arguments.recipe);
+  if (!flags.resume && rank.ranks == 1) check_output(arguments.output, request.folder, request.replace);
+
+  Plan plan = make_plan(request);
+  const RunOptions how = {.threads = static_cast<std::size_t>(flags.threads),
+                          .resume = flags.resume,
+                          .rank = rank,
+                          .reflink = options.output.reflink};
+  const bool done = is_done(plan, arguments.output, how);
+  Report report(flags);
+  for (const std::string& note : notes) report.add("recipe_note", note, "note: " + note + "\n");
+  report.add("plan", plan_json(plan, arguments.output), plan_text(plan, arguments.output));
+  if (done) {
+    report.add("result", {{"complete", true}, {"was_complete", true}},
+               "complete    the output is there already, made by the same conversion; nothing was written\n");
+    return report.end();
+  }
+  if (!flags.dry_run) return carry_out(plan, arguments.output, how, report);
+  check_convert(plan, arguments.output, how);
+  const Forecast time = forecast(plan, arguments.output, flags.measure_disk);
+  report.add("forecast", forecast_json(time), forecast_text(time));
+  return report.end();
+}
+
+// At the end of --help: the options of the method and of the router initialisation that the command line
+// names.
+std::string chosen_help(const Arguments& arguments) {
+  std::string out;
+  const auto add = [&](const auto& registry, const char* key, const char* what, const std::string& prefix) {
+    const std::string name = arguments.settings.given(key);
+    for (const auto& entry : registry) {
+      if (entry.name != name) continue;
+      out += fmt::format("\nOptions of {} {}:\n", what, name);
+      for (const OptionInfo& option : entry.options)
+        out += help_line(help_name(option, prefix), help_text(option));
+      if (entry.options.empty()) out += "  (none)\n";
+    }
+  };
+  add(upcycle::methods(), "method", "method", "");
+  add(router_init::router_inits(), "router-init", "router initialisation", kRouterPrefix);
+  if (out.empty())
+    out =
+        "\nMethods and router initialisations have options of their own:\n"
+        "  upmoe methods drop, upmoe router-inits auto, or upmoe convert --method drop --help\n";
+  return out;
 }
 
 }  // namespace
@@ -282,12 +342,19 @@ Action convert_command(CLI::App& app) {
   const auto add = [&](const std::vector<OptionInfo>& options, const char* group) {
     for (const OptionInfo& option : options) arguments->settings.add(app, option, group);
   };
-  add(describe<ConvertOptions>(), "Options");
-  app.add_option("--recipe", arguments->recipe,
-                 "TOML file with any of these options, by the same names; the command line wins")
-      ->type_name("FILE");
-  add(method_options(), "Options of the methods (upmoe methods)");
-  add(router_options(), "Options of the router starts (upmoe router-inits)");
+  constexpr const char* kModel = "The model";
+  add(describe<ModelOptions>(), kModel);
+  app.add_option(
+         "--recipe", arguments->recipe,
+         "TOML file with any of these options, by the same names; -: standard input; the command line wins")
+      ->type_name("FILE")
+      ->group(kModel);
+  add(describe<OutputOptions>(), "The output");
+  add(describe<RunFlags>(), "The run");
+  constexpr const char* kHidden = "";  // shown by chosen_help
+  add(method_options(), kHidden);
+  add(router_options(), kHidden);
+  app.footer([arguments] { return chosen_help(*arguments); });
   return [arguments] { return run(*arguments); };
 }
 

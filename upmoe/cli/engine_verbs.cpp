@@ -62,9 +62,9 @@ void hand_over_to_engine(int argc, char** argv) {
                                            argv[1])
              : fs::exists(engine, ignored)
                  ? fmt::format("cannot run {}: {}", printable(engine.string()), ErrnoText{})
-                 : fmt::format("'{}' needs the engine, which was not built because torch was missing; `make "
-                               "build` installs it and builds {}",
-                               argv[1], printable(engine.string())));
+                 : fmt::format("'{}' needs the engine, upmoe-engine, which was not found beside {}; copy it "
+                               "there with its libraries, or build both with `make build`",
+                               argv[1], printable(program.string())));
   std::exit(kFailed);
 }
 

@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -8,6 +9,7 @@
 #include "upmoe/checkpoint/json.h"
 #include "upmoe/checkpoint/match_weights.h"
 #include "upmoe/cli/commands.h"
+#include "upmoe/cli/hub.h"
 #include "upmoe/inspect/inspect.h"
 
 namespace upmoe::cli {
@@ -66,14 +68,22 @@ Json to_json(const Inspection& found) {
   return out;
 }
 
+// "BF16" as transformers and `upmoe convert` spell it: "bfloat16".
+std::string torch_name(const std::string& dtype) {
+  static const std::map<std::string, std::string> names = {
+      {"F32", "float32"}, {"BF16", "bfloat16"}, {"F16", "float16"}, {"F64", "float64"}};
+  const auto it = names.find(dtype);
+  return it == names.end() ? dtype : it->second;
+}
+
 std::string identical_text(const Inspection& found) {
   std::vector<std::string> groups;
   for (const std::vector<std::int64_t>& group : found.identical_experts)
     groups.push_back(fmt::format("{}", fmt::join(group, " = ")));
   if (!groups.empty()) return join(groups) + " (in every layer)";
   if (found.layers_with_identical > 0)
-    return fmt::format("none throughout; some in {} of {} layers", found.layers_with_identical,
-                       found.num_layers);
+    return fmt::format("some in {} of {}, none in all", found.layers_with_identical,
+                       plural(found.num_layers, "layer"));
   return "none";
 }
 
@@ -86,29 +96,29 @@ std::string not_finite_text(const Inspection& found) {
 void print(const Inspection& found, const std::string& folder) {
   const bool moe = found.num_experts > 0;
   fmt::print("{}\n", printable(folder));
-  fmt::print("family      {}, {}\n", printable(found.model_type), moe ? "a Mixture of Experts" : "dense");
-  fmt::print("layers      {}, hidden {}, {} {}\n", found.num_layers, found.hidden_size,
+  fmt::print("family      {}, {}\n", printable(found.model_type), moe ? "Mixture of Experts" : "dense");
+  fmt::print("layers      {}, hidden size {}, {} size {}\n", found.num_layers, found.hidden_size,
              moe ? "expert" : "FFN", found.expert_size);
   if (moe)
     fmt::print("experts     {}, top-{}{}\n", found.num_experts, found.top_k,
-               found.fused ? ", stacked in one tensor a layer (only transformers 5 reads that)" : "");
+               found.fused ? ", stacked in one tensor per layer (only transformers 5 reads that)" : "");
   fmt::print("parameters  {}", human_count(found.parameters));
-  if (moe) fmt::print(", {} of them active for a token", human_count(found.active_parameters));
+  if (moe) fmt::print(", {} of them active for each token", human_count(found.active_parameters));
   fmt::print("\ndtype       ");
   bool first = true;
   for (const auto& [dtype, count] : found.dtypes)
-    fmt::print("{}{} {}", std::exchange(first, false) ? "" : ", ", dtype, human_count(count));
-  fmt::print("\nshards      {}\nhead        {}\n", found.num_shards,
-             found.tied ? "tied to the embedding" : "its own");
-  if (moe) fmt::print("identical   {}\n", identical_text(found));
+    fmt::print("{}{} {}", std::exchange(first, false) ? "" : ", ", torch_name(dtype), human_count(count));
+  fmt::print("\nshards      {}\nlm_head     {}\n", found.num_shards,
+             found.tied ? "tied to the embedding" : "untied");
+  if (moe) fmt::print("identical experts: {}\n", identical_text(found));
   fmt::print("not finite  {}\n", not_finite_text(found));
   if (found.likeness)
-    fmt::print("likeness    cosine between experts {:.4f} (from {:.4f} to {:.4f})\n", found.likeness->mean,
+    fmt::print("similarity  cosine between experts {:.4f} (from {:.4f} to {:.4f})\n", found.likeness->mean,
                found.likeness->least, found.likeness->most);
   if (found.routers)
-    fmt::print("router      std {:.3g} (from {:.3g} to {:.3g}), so logits of std about {:.2g}\n",
-               found.routers->std_mean, found.routers->std_least, found.routers->std_most,
-               found.routers->logit_std);
+    fmt::print(
+        "router      weights of std {:.3g} (from {:.3g} to {:.3g}); expected std of the logits {:.2g}\n",
+        found.routers->std_mean, found.routers->std_least, found.routers->std_most, found.routers->logit_std);
   const Json from = provenance(found);
   const auto text = [&](const char* key) {
     return from.is_object() && from.contains(key) && from[key].is_string()
@@ -128,13 +138,13 @@ Action inspect_command(CLI::App& app) {
     bool json = false;
   };
   const auto arguments = std::make_shared<Arguments>();
-  app.add_option("DIR", arguments->folder, "checkpoint folder: a dense Llama or Mistral, or any Mixtral");
+  app.add_option("DIR", arguments->folder, "folder or hub id of a dense Llama or Mistral, or of any Mixtral");
   app.add_flag("--json", arguments->json, "print one JSON object");
   return [arguments] {
-    if (arguments->folder.empty()) throw UsageError("name the folder: upmoe inspect DIR");
+    if (arguments->folder.empty()) throw UsageError("missing DIR; usage: upmoe inspect DIR");
     constexpr std::int64_t kRows = 64;
-    const Inspection found =
-        inspect(arguments->folder, kRows, std::max(1u, std::thread::hardware_concurrency()));
+    const Inspection found = inspect(find_source(arguments->folder).folder, kRows,
+                                     std::max(1u, std::thread::hardware_concurrency()));
     if (arguments->json)
       fmt::print("{}\n", to_json(found).dump(2, ' ', /*ensure_ascii=*/true));
     else

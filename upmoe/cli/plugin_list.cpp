@@ -3,12 +3,19 @@
 #include <CLI/CLI.hpp>
 #include <memory>
 
+#include "upmoe/base/error.h"
 #include "upmoe/base/text.h"
+#include "upmoe/cli/help.h"
 
 namespace upmoe::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+std::string choices_text(const Json& option) {
+  const auto choices = option["choices"].get<std::vector<std::string>>();
+  return choices.empty() ? "" : ": " + join(choices, " | ");
+}
 
 void print(const Json& list, const std::string& prefix) {
   for (const Json& entry : list) {
@@ -16,8 +23,9 @@ void print(const Json& list, const std::string& prefix) {
     if (entry.contains("formula")) fmt::print("  formula  {}\n", entry["formula"].get<std::string>());
     fmt::print("  source   {}\n", entry["source"].get<std::string>());
     for (const Json& option : entry.value("options", Json::array()))
-      fmt::print("  --{}{}  {} (default {})\n", prefix, option["name"].get<std::string>(),
-                 option["help"].get<std::string>(), option["default"].get<std::string>());
+      fmt::print("{}", help_line("--" + prefix + option["name"].get<std::string>(),
+                                 option["help"].get<std::string>() + choices_text(option) + " [" +
+                                     option["default"].get<std::string>() + "]"));
     for (const Json& weight : entry.value("weights", Json::array()))
       fmt::print("  weight   {}\n", weight.get<std::string>());
     if (entry.contains("traits"))
@@ -25,18 +33,36 @@ void print(const Json& list, const std::string& prefix) {
   }
 }
 
+// The list, or what of it has this name.
+Json one_of(const Json& list, const std::string& name) {
+  if (name.empty()) return list;
+  std::vector<std::string> known;
+  for (const Json& entry : list) {
+    if (entry["name"] == name) return Json::array({entry});
+    known.push_back(entry["name"]);
+  }
+  throw UsageError(
+      fmt::format("there is no '{}'; there are: {}{}", printable(name), join(known), guess(name, known)));
+}
+
 }  // namespace
 
 std::vector<OptionInfo> json_option() { return {{"json", "false", "print JSON", {}, "flag"}}; }
 
 Action list_command(CLI::App& app, const std::function<Json()>& list, const std::string& prefix) {
-  const auto as_json = std::make_shared<bool>(false);
-  app.add_flag("--json", *as_json, "print one JSON list");
-  return [as_json, list, prefix] {
-    if (*as_json)
-      fmt::print("{}\n", list().dump(2));
+  struct Arguments {
+    std::string name;
+    bool json = false;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  app.add_option("NAME", arguments->name, "show this one only")->option_text("[NAME]");
+  app.add_flag("--json", arguments->json, "print one JSON list");
+  return [arguments, list, prefix] {
+    const Json shown = one_of(list(), arguments->name);
+    if (arguments->json)
+      fmt::print("{}\n", shown.dump(2));
     else
-      print(list(), prefix);
+      print(shown, prefix);
     return kOk;
   };
 }

@@ -28,10 +28,10 @@ std::int64_t number(const std::string& name, const char* text) {
 
 }  // namespace
 
-RankOf find_rank(const std::string& ranks_text, std::int64_t rank) {
-  std::int64_t ranks = 0;
+RankOf find_rank(const std::string& ranks_text, const std::string& rank_text) {
+  std::int64_t ranks = 0, rank = 0;
   if (ranks_text == "auto") {
-    require_asked(rank == -1, "--rank {} and --ranks auto: one of the two", rank);
+    require_asked(rank_text.empty(), "--rank {} and --ranks auto: one of the two", printable(rank_text));
     std::vector<std::string> looked_for;
     for (const Launcher& launcher : kLaunchers) {
       const char* const its_rank = std::getenv(launcher.rank);
@@ -45,8 +45,9 @@ RankOf find_rank(const std::string& ranks_text, std::int64_t rank) {
     require_asked(ranks != 0, "--ranks auto: none of these variables is set: {}", join(looked_for));
   } else {
     ranks = number("ranks", ranks_text.c_str());
-    if (rank == -1 && ranks == 1) rank = 0;
-    require_asked(rank != -1, "--ranks {}: which of them is this? pass --rank 0 to {}", ranks, ranks - 1);
+    require_asked(ranks == 1 || !rank_text.empty(), "--ranks {}: which of them is this? pass --rank 0 to {}",
+                  ranks, ranks - 1);
+    if (!rank_text.empty()) rank = number("rank", rank_text.c_str());
   }
   require_asked(ranks >= 1 && ranks <= kMostRanks, "--ranks is {}, expected 1 to {}, or auto", ranks,
                 kMostRanks);

@@ -1,5 +1,4 @@
 #pragma once
-#include <cstdint>
 #include <string>
 
 #include "upmoe/convert/run.h"
@@ -7,7 +6,7 @@
 namespace upmoe::cli {
 
 // Which of several processes this is. `ranks` is --ranks: a number, or "auto" for what torchrun, Slurm or MPI
-// have set; `rank` is --rank, -1 when it was not given. Throws UsageError.
-RankOf find_rank(const std::string& ranks, std::int64_t rank);
+// have set; `rank` is --rank, empty when it was not given. Throws UsageError.
+RankOf find_rank(const std::string& ranks, const std::string& rank);
 
 }  // namespace upmoe::cli

@@ -19,10 +19,15 @@ class Settings {
   // Adds an option to the parser. `group` is its heading in --help.
   void add(CLI::App& app, const OptionInfo& option, const std::string& group);
 
-  // After parsing: everything that the command line and the recipe say, by name. The recipe is a TOML file of
-  // the same names (empty: none); the command line wins, and adds to a list. An unknown key is an error, and
-  // so is "replace": that is said, not remembered. `also`: keys that are no options.
-  Values values(const std::filesystem::path& recipe, const std::vector<std::string>& also) const;
+  // What the command line says of an option, as it stands there; empty where it says nothing.
+  std::string given(const std::string& name) const;
+
+  // What a recipe says: a TOML file of the same names, "-" for standard input, empty for none. An unknown key
+  // is an error, and so is "replace": that is said, not remembered. `also`: keys that are no options.
+  Values recipe(const std::filesystem::path& path, const std::vector<std::string>& also) const;
+
+  // After parsing: that, and over it what the command line says, which adds to a list.
+  Values values(Values recipe = {}) const;
 
  private:
   struct Entry {

@@ -17,11 +17,11 @@ struct TokenizeOptions {
   std::int64_t max_tokens = 0, threads = 0;
   bool replace = false;
   void visit(auto&& field_) {
-    field_(field, "field", "of a .jsonl line, the text");
-    field_(eod, "eod", "id at the end of each document; auto: the model's eos_token_id; none");
-    field_(add_bos, "add-bos", "put the model's bos_token_id before each document");
-    field_(max_tokens, "max-tokens", "stop after so many tokens; 0: no limit");
-    field_(threads, "threads", "threads that encode; 0: as there are cores");
+    field_(field, "field", "key of the text in each line of a .jsonl file");
+    field_(eod, "eod", "token id at the end of each document, or auto: the model's eos_token_id, or none");
+    field_(add_bos, "add-bos", "begin each document with the model's bos_token_id");
+    field_(max_tokens, "max-tokens", "stop after this many tokens; 0: no limit");
+    field_(threads, "threads", "threads that encode; 0: one per core");
     field_(replace, "replace", "replace an existing output");
   }
 };
@@ -34,8 +34,11 @@ struct Arguments {
 
 int run(const Arguments& arguments) {
   if (arguments.model.empty() || arguments.files.empty() || arguments.output.empty())
-    throw UsageError("name the model, the texts and the output: upmoe tokenize MODEL FILES... -o OUT");
-  const auto options = parse<TokenizeOptions>(arguments.settings.values("", {}), "tokenize");
+    throw UsageError(fmt::format("missing {}; usage: upmoe tokenize MODEL FILES... -o OUT",
+                                 arguments.model.empty()   ? "MODEL"
+                                 : arguments.files.empty() ? "FILES"
+                                                           : "-o OUT"));
+  const auto options = parse<TokenizeOptions>(arguments.settings.values(), "tokenize");
   std::vector<std::string> all = {"tokenize", "--output=" + arguments.output};
   for (const OptionInfo& option : describe(options))
     if (option.type != "flag")
@@ -51,7 +54,7 @@ int run(const Arguments& arguments) {
 
 std::vector<OptionInfo> tokenize_options() {
   std::vector<OptionInfo> out = describe<TokenizeOptions>();
-  out.push_back({"output", "", "OUT.bin and OUT.idx are written", {}, "file"});
+  out.push_back({"output", "", "write OUT.bin and OUT.idx", {}, "file"});
   return out;
 }
 
@@ -59,8 +62,8 @@ Action tokenize_command(CLI::App& app) {
   const auto arguments = std::make_shared<Arguments>();
   app.add_option("MODEL", arguments->model,
                  "folder with tokenizer.json, or a hub id: owner/name or owner/name@revision");
-  app.add_option("FILES", arguments->files, "text files, .jsonl, folders of such")->type_name("");
-  app.add_option("-o,--output", arguments->output, "OUT.bin and OUT.idx are written")->type_name("OUT");
+  app.add_option("FILES", arguments->files, "text files, .jsonl files, or folders of them")->type_name("");
+  app.add_option("-o,--output", arguments->output, "write OUT.bin and OUT.idx")->type_name("OUT");
   for (const OptionInfo& option : describe<TokenizeOptions>())
     arguments->settings.add(app, option, "Options");
   return [arguments] { return run(*arguments); };

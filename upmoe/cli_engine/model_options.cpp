@@ -54,7 +54,7 @@ void require_room_for_kernels(int threads) {
 Values values_of(const Settings& settings) {
   static const std::map<std::string, std::string> kShort = {
       {"float32", "fp32"}, {"bfloat16", "bf16"}, {"float16", "fp16"}};
-  Values out = settings.values({}, {});
+  Values out = settings.values();
   for (const char* option : {"dtype", "compute"})
     if (const auto said = out.find(option); said != out.end())
       if (const auto known = kShort.find(said->second); known != kShort.end()) said->second = known->second;

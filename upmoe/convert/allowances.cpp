@@ -9,7 +9,7 @@ namespace upmoe {
 
 const std::vector<Allowance>& allowances() {
   static const std::vector<Allowance> all = {
-      {"router-init", "a router start that has a danger, such as zero"},
+      {"router-init", "a router initialisation that has a danger, such as zero"},
       {"not-finite", "NaN or Inf among the weights of the source"},
   };
   return all;

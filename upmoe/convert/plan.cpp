@@ -60,7 +60,7 @@ void collect_notes(Plan& plan) {
     plan.notes.push_back(
         "with --top-k 1 and renormalised weights the language loss gives the router no gradient");
   if (!plan.router_init->danger().empty())
-    plan.notes.push_back(fmt::format("router init '{}' was allowed: {}", plan.request.router_init,
+    plan.notes.push_back(fmt::format("router initialisation '{}' was allowed: {}", plan.request.router_init,
                                      plan.router_init->danger()));
 }
 
@@ -177,7 +177,8 @@ Rng weight_key(const Plan& plan, const DenseWeight& weight) { return weight_key(
 
 Plan make_plan(const ConvertRequest& request) {
   const MethodInfo& method = find_plugin(upcycle::methods(), request.method, "upcycling method");
-  const RouterInitInfo& router = find_plugin(router_init::router_inits(), request.router_init, "router init");
+  const RouterInitInfo& router =
+      find_plugin(router_init::router_inits(), request.router_init, "router initialisation");
   const Target& target = find_plugin(target::targets(), request.target, "target");
   check_allowed(request);
   Plan plan{.request = request,
@@ -189,8 +190,9 @@ Plan make_plan(const ConvertRequest& request) {
   plan.router_options = router.resolve(request.router_options);
   if (const std::string danger = plan.router_init->danger();
       !danger.empty() && !allows(request, "router-init"))
-    throw UsageError(fmt::format("router init '{}': {}; choose another, or pass --allow router-init",
-                                 request.router_init, danger));
+    throw UsageError(
+        fmt::format("router initialisation '{}': {}; choose another, or pass --allow router-init",
+                    request.router_init, danger));
 
   const DenseConfig& config = plan.source.config();
   plan.shape = {.experts = request.experts, .per_token = request.per_token};

@@ -85,18 +85,6 @@ std::string toml_value(const OptionInfo& setting) {
   return setting.type == "list" ? option_json(setting).dump() : setting.preset;
 }
 
-// As a shell reads it as one word.
-std::string shell_word(const std::string& text) {
-  const auto is_plain = [](char c) {
-    return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || ('0' <= c && c <= '9') ||
-           std::string_view("-_./,:+@%").find(c) != std::string_view::npos;
-  };
-  if (!text.empty() && std::ranges::all_of(text, is_plain)) return text;
-  std::string out = "'";
-  for (const char c : text) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return out + "'";
-}
-
 }  // namespace
 
 std::string config_json(const Plan& plan) {
@@ -111,8 +99,7 @@ std::string index_json(const Plan& plan) {
 }
 
 std::string function_preserving(const Plan& plan) {
-  return plan.not_exact_because.empty() ? "exact (up to the rounding of the experts' sum)"
-                                        : "not, because " + plan.not_exact_because;
+  return plan.not_exact_because.empty() ? "yes (up to rounding)" : "no (" + plan.not_exact_because + ")";
 }
 
 std::string command_line(const Plan& plan) {

@@ -39,7 +39,7 @@ TensorHashes parse_hashes(std::string_view text, std::string_view where);
 // The command that makes this output, without its places.
 std::string command_line(const Plan& plan);
 
-// "exact" or "not, because ..."
+// "yes (up to rounding)" or "no (REASON)".
 std::string function_preserving(const Plan& plan);
 
 }  // namespace upmoe

@@ -59,6 +59,8 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, const std::vector<Ten
   const std::string header = safetensors_header(tensors, metadata);
   data_begin_ = header.size();
   for (const TensorInfo& tensor : tensors) missing_.emplace(tensor.name, tensor);
+  std::error_code error;
+  fs::create_directories(fs::absolute(path_).parent_path(), error);  // if it fails, opening says why
   FileDescriptor file(-1);
   std::tie(partial_, file) = create_partial(path_);
   const std::uint64_t bytes = data_begin_ + (tensors.empty() ? 0 : tensors.back().end);

@@ -19,8 +19,9 @@ class Orthogonal final : public RouterInit {
 
   // Gram-Schmidt on normal rows in double precision, each row swept twice ("twice is enough", Kahan).
   std::vector<float> weight_EH(const RouterPlace& place, const Rng& key) const override {
-    require(place.E <= place.H, "router init 'orthogonal': {} experts can't be orthogonal in {} dimensions",
-            place.E, place.H);
+    require(place.E <= place.H,
+            "router initialisation 'orthogonal': {} experts can't be orthogonal in {} dimensions", place.E,
+            place.H);
     const auto H = static_cast<std::size_t>(place.H);
     std::vector<std::vector<double>> rows;
     std::vector<float> drawn_H(H), weight_EH;

@@ -14,10 +14,11 @@ class Drop final : public Method {
     double ratio = 0.5;
     Choice indices{"shared", {"shared", "per-matrix"}};
     void visit(auto&& field) {
-      field(ratio, "ratio", "share of each expert's neurons that is re-drawn or disturbed, 0 to 1");
-      field(
-          indices, "indices",
-          "drop: one set of neurons for gate, up and down (the paper) or one for each (the published code)");
+      field(ratio, "ratio",
+            "share of each expert's neurons that is re-initialised (drop) or gets noise (noise), 0 to 1");
+      field(indices, "indices",
+            "drop: re-initialise the same neurons in gate, up and down (the paper), or others in each (the "
+            "published code)");
     }
   };
 
@@ -26,7 +27,7 @@ class Drop final : public Method {
   }
 
   std::string changes_function() const override {
-    return ratio_ == 0 ? "" : fmt::format("a share of {} of each expert's neurons is drawn anew", ratio_);
+    return ratio_ == 0 ? "" : fmt::format("{:g} % of each expert's neurons are re-initialised", 100 * ratio_);
   }
 
   Reads reads() const override { return {.weights = true, .moments = ratio_ > 0, .own_place = true}; }
@@ -55,7 +56,7 @@ class Drop final : public Method {
 
 MethodInfo drop() {
   return method_info<Drop>(
-      "drop", "copy, then re-draw a share of the neurons with the statistics of what they replace",
+      "drop", "copy, then re-initialise a share of the neurons with the statistics of what they replace",
       "W_e = W outside S_e; N(mean(W[S_e]), std(W[S_e])^2) inside; |S_e| = floor(ratio * d)",
       "Drop-Upcycling, arXiv:2502.19261");
 }

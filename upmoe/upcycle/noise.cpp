@@ -16,9 +16,11 @@ class Noise final : public Method {
     double sigma = 0.02;
     Choice scale{"absolute", {"absolute", "relative"}};
     void visit(auto&& field) {
-      field(ratio, "ratio", "share of each expert's neurons that is re-drawn or disturbed, 0 to 1");
-      field(sigma, "sigma", "noise: standard deviation of what is added");
-      field(scale, "scale", "noise: sigma as it is, or times the standard deviation of each matrix");
+      field(ratio, "ratio",
+            "share of each expert's neurons that is re-initialised (drop) or gets noise (noise), 0 to 1");
+      field(sigma, "sigma", "noise: standard deviation of the noise");
+      field(scale, "scale",
+            "noise: whether sigma is absolute, or relative to the standard deviation of each matrix");
     }
   };
 
@@ -31,7 +33,7 @@ class Noise final : public Method {
   std::string changes_function() const override {
     return ratio_ == 0 || sigma_ == 0
                ? ""
-               : fmt::format("noise is added to a share of {} of each expert's neurons", ratio_);
+               : fmt::format("noise is added to {:g} % of each expert's neurons", 100 * ratio_);
   }
 
   Reads reads() const override {

@@ -11,7 +11,7 @@ class Scratch final : public Method {
   using Options = NoOptions;
   explicit Scratch(Options /*options*/) {}
 
-  std::string changes_function() const override { return "every weight is drawn anew"; }
+  std::string changes_function() const override { return "all weights are re-initialised"; }
 
   Reads reads() const override { return {.weights = false, .moments = false}; }
 
@@ -31,7 +31,7 @@ class Scratch final : public Method {
 }  // namespace
 
 MethodInfo scratch() {
-  return method_info<Scratch>("scratch", "nothing is kept but the shape: the baseline",
+  return method_info<Scratch>("scratch", "keep nothing but the shape: the baseline",
                               "W = N(0, initializer_range^2), norms 1",
                               "transformers, modeling_mixtral.py (_init_weights)");
 }

@@ -15,8 +15,8 @@ class Split final : public Method {
     Choice order{"random", {"sequential", "random"}};
     double rescale = 0;
     void visit(auto&& field) {
-      field(order, "order", "split: neurons in their order, or dealt out by chance");
-      field(rescale, "rescale", "split: what down is multiplied with; 0: experts / top-k, as the paper");
+      field(order, "order", "split: assign the neurons to experts in their order, or at random");
+      field(rescale, "rescale", "split: factor on the down projection; 0: experts / top-k, as in the paper");
     }
   };
 
@@ -63,7 +63,7 @@ class Split final : public Method {
 
 MethodInfo split() {
   return method_info<Split>(
-      "split", "each expert is its part of the dense FFN's neurons, E experts of d/E",
+      "split", "partition the neurons of the dense FFN: E experts of d/E neurons",
       "gate_e = gate[S_e], up_e = up[S_e], down_e = s * down[:, S_e]; S_0, ..., S_E-1 partition the neurons, "
       "|S_e| = d/E; s = E/K",
       "LLaMA-MoE (independent, random), arXiv:2406.16554");
