@@ -61,6 +61,12 @@ TEST(SafetensorsWriter, LeavesNothingWhenItIsGivenUp) {
   EXPECT_TRUE(folder.names().empty());
 }
 
+TEST(SafetensorsWriter, MakesTheFoldersAroundTheFile) {
+  const test::TempFolder folder;
+  writer(folder / "a" / "b" / "x");
+  EXPECT_TRUE(std::filesystem::is_directory(folder / "a" / "b"));
+}
+
 TEST(SafetensorsWriter, RefusesAFileThatIsThereUnlessItIsToBeReplaced) {
   const test::TempFolder folder;
   test::write_file(folder / "x", "old");

@@ -88,6 +88,8 @@ def test_another_method_drops_what_the_recipe_says_for_the_first(source, tmp_pat
     assert "method      copy, seed 0\n" in plan and "4 experts" in plan
     for name in ("ratio", "indices"):
         assert f"recipe.toml: '{name}' belongs to method 'drop', which --method copy replaces, and is left out" in plan
+    noted = json.loads(said("convert", source, tmp_path / "out", "--recipe", recipe, "--method", "copy", "--dry-run", "--json"))
+    assert len(noted["recipe_notes"]) == 2
     plan = said("convert", source, tmp_path / "out", "--recipe", recipe, "--method", "noise", "--dry-run")
     assert "ratio 0.25" in plan and "'indices'" in plan and "'ratio'" not in plan  # both have it, and it means the same
     assert "indices" in said("convert", source, tmp_path / "out", "--method", "copy", "--indices", "shared", code=USAGE)

@@ -223,11 +223,13 @@ Forecast forecast(const Plan& plan, const std::string& output, bool measure) {
 // Says what happens as it happens, or at the end in one object, or nothing.
 class Report {
  public:
-  explicit Report(const RunFlags& flags) : json_(flags.json), quiet_(flags.quiet || flags.json) {}
+  explicit Report(const RunFlags& flags) : json_(flags.json), quiet_(flags.quiet) {}
 
   void add(const char* key, const nlohmann::ordered_json& value, const std::string& text) {
-    if (json_) all_[key] = value;
-    if (!quiet_) fmt::print("{}", text);
+    if (json_)
+      all_[key] = value;
+    else if (!quiet_)
+      fmt::print("{}", text);
   }
   bool is_quiet() const { return quiet_; }
   int end() const {
@@ -280,14 +282,14 @@ int run(Arguments& arguments) {
   if (!arguments.recipe.empty() && arguments.recipe != "-") require_apart(arguments.output, arguments.recipe);
   if (!flags.resume && rank.ranks == 1) check_output(arguments.output, request.folder, request.replace);
 
-  Plan plan = make_plan(request);
+  const Plan plan = make_plan(request);
   const RunOptions how = {.threads = static_cast<std::size_t>(flags.threads),
                           .resume = flags.resume,
                           .rank = rank,
                           .reflink = options.output.reflink};
   const bool done = is_done(plan, arguments.output, how);
   Report report(flags);
-  for (const std::string& note : notes) report.add("recipe_note", note, "note: " + note + "\n");
+  if (!notes.empty()) report.add("recipe_notes", notes, "note: " + join(notes, "\nnote: ") + "\n");
   report.add("plan", plan_json(plan, arguments.output), plan_text(plan, arguments.output));
   if (done) {
     report.add("result", {{"complete", true}, {"was_complete", true}},
