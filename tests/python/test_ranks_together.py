@@ -15,7 +15,7 @@ import faults
 import synthetic
 
 OPTIONS = ("--experts", "4", "--max-shard-size", "5MB", "--threads", "1")  # five files
-BY_THIS, BY_ANOTHER = "the output was completed by this rank", "the output was completed by another rank"
+BY_THIS, BY_ANOTHER = "complete    this rank has completed", "complete    another rank has completed"
 
 
 @pytest.fixture(scope="module")
