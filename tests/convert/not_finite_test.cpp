@@ -172,7 +172,8 @@ TEST_F(NotFinite, IsNoRouterThatFollowsFromATinyNorm) {
       from_float(std::vector<float>(32, 1e-42f), Dtype::f32, tensor.data);
   test::write_file(folder_ / "dense" / "config.json", test::tiny_config({.dtype = Dtype::f32}));
   test::write_weights(folder_ / "dense", tensors);
-  EXPECT_TRUE(fails_with([&] { make(request()); }, {"router initialisation 'auto'", "another --router-init"}));
+  EXPECT_TRUE(
+      fails_with([&] { make(request()); }, {"router initialisation 'auto'", "another --router-init"}));
   ConvertRequest uniform = request();
   uniform.router_init = "uniform";
   make(uniform);
@@ -182,8 +183,8 @@ TEST_F(NotFinite, IsNotCalledANormOfZeros) {
   make_source("model.layers.1.post_attention_layernorm.weight", 3, kNan);
   ConvertRequest allowed = request();
   allowed.allow = {"not-finite"};
-  EXPECT_TRUE(
-      fails_with([&] { make(allowed); }, {"router initialisation 'auto'", "length nan", "another --router-init"}));
+  EXPECT_TRUE(fails_with([&] { make(allowed); },
+                         {"router initialisation 'auto'", "length nan", "another --router-init"}));
 }
 
 }  // namespace
