@@ -218,6 +218,21 @@ def test_an_option_of_another_method_is_not_ignored(source):
     assert_refused(source, "--method", "copy", "--ratio", "0.5", code=USAGE, says="ratio.*copy|copy.*ratio")
 
 
+@pytest.mark.parametrize("value", ["experts = 0", "experts = 'x'", "method = 'dorp'", "ratio = 7", "seed = -1", "max-shard-size = '5 apples'"])
+def test_a_recipe_with_a_wrong_value_is_named(source, value):
+    recipe = source.parent / "recipe.toml"
+    recipe.write_text(value + "\n")
+    assert_refused(source, "--recipe", recipe, code=USAGE, says="; options were also read from [^ ]*recipe.toml")
+
+
+def test_the_keys_that_a_recipe_may_have_are_without_those_that_it_may_not(source):
+    recipe = source.parent / "recipe.toml"
+    recipe.write_text("x = 1\n")
+    result = conftest.run("convert", source, source.parent / "out", "--recipe", recipe)
+    known = result.stderr.partition("there are: ")[2]
+    assert "experts" in known and "replace" not in known and "force" not in known
+
+
 def test_a_recipe_with_an_unknown_key_gets_a_guess(source):
     recipe = source.parent / "recipe.toml"
     recipe.write_text('methd = "drop"\n')

@@ -204,7 +204,7 @@ void take_force(const Arguments& arguments, Values& recipe, std::vector<std::str
 
 // The recipe, and over it the command line.
 Values read_values(const Arguments& arguments, std::vector<std::string>& notes) {
-  Values recipe = arguments.settings.recipe(arguments.recipe, {"source", "output", "force"});
+  Values recipe = arguments.settings.recipe(arguments.recipe, {"source", "output"});
   take_force(arguments, recipe, notes);
   const ModelOptions presets;
   drop_replaced(recipe, arguments, "method", presets.method.value, upcycle::methods(), "", notes);
@@ -326,6 +326,17 @@ std::string chosen_help(const Arguments& arguments) {
   return out;
 }
 
+// What is wrong may have been said by the recipe, so it is named.
+int run_with_recipe(Arguments& arguments) {
+  try {
+    return run(arguments);
+  } catch (const UsageError& error) {
+    const std::string recipe = arguments.recipe == "-" ? "standard input" : printable(arguments.recipe);
+    if (recipe.empty() || std::string_view(error.what()).starts_with(recipe)) throw;
+    throw UsageError(fmt::format("{}; options were also read from {}", error.what(), recipe));
+  }
+}
+
 }  // namespace
 
 std::vector<OptionInfo> convert_options() {
@@ -357,7 +368,7 @@ Action convert_command(CLI::App& app) {
   add(method_options(), kHidden);
   add(router_options(), kHidden);
   app.footer([arguments] { return chosen_help(*arguments); });
-  return [arguments] { return run(*arguments); };
+  return [arguments] { return run_with_recipe(*arguments); };
 }
 
 }  // namespace upmoe::cli

@@ -42,14 +42,14 @@ void require_shallow(std::string_view text, const std::string& where) {
 }  // namespace
 
 Values parse_recipe(std::string_view text, std::string_view where, const std::vector<std::string>& known,
-                    const std::vector<std::string>& lists) {
+                    const std::vector<std::string>& lists, const std::vector<std::string>& unnamed) {
   const std::string shown = printable(where);
   require_shallow(text, shown);
   Values out;
   try {
     for (const auto& [key, node] : toml::parse(text)) {
       const std::string name(key.str());
-      if (std::ranges::find(known, name) == known.end())
+      if (std::ranges::find(known, name) == known.end() && std::ranges::find(unnamed, name) == unnamed.end())
         throw UsageError(fmt::format("{}: there is no option '{}'; there are: {}{}", shown, printable(name),
                                      join(known), guess(name, known)));
       const bool is_list = node.is_array() && std::ranges::find(lists, name) != lists.end();

@@ -12,6 +12,7 @@ namespace upmoe::cli {
 namespace {
 
 constexpr const char* kReplace = "replace";
+constexpr const char* kForce = "force";         // of recipes up to 0.1.0; its verb says what becomes of it
 constexpr std::uint64_t kMostBytes = 1u << 20;  // of a recipe
 
 // Of the file, or of standard input for "-". What cannot be read is as wrong as what cannot be parsed.
@@ -60,11 +61,12 @@ Values Settings::recipe(const std::filesystem::path& path, const std::vector<std
   if (path.empty()) return {};
   std::vector<std::string> known = also, lists;
   for (const Entry& entry : entries_) {
-    known.push_back(entry.info.name);
+    if (entry.info.name != kReplace) known.push_back(entry.info.name);
     if (entry.info.type == "list") lists.push_back(entry.info.name);
   }
   const std::string where = path == "-" ? "standard input" : path.string();
-  const Values out = parse_recipe(recipe_text(path), where, known, lists);
+  const Values out = parse_recipe(recipe_text(path), where, known, lists,
+                                  /*unnamed=*/{kReplace, kForce});
   if (out.contains(kReplace))
     throw UsageError(
         fmt::format("{}: '{}' is said on the command line only, so that no recipe deletes anything",
