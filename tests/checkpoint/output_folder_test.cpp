@@ -1,5 +1,6 @@
 #include "upmoe/checkpoint/output_folder.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/file.h>
 #include <sys/syscall.h>
@@ -29,7 +30,7 @@ extern "C" int unlinkat(int folder, const char* name, int how) noexcept {
 extern "C" int openat(int folder, const char* name, int how, ...) {
   std::va_list more;
   va_start(more, how);
-  const mode_t mode = va_arg(more, mode_t);
+  const mode_t mode = (how & (O_CREAT | O_TMPFILE)) != 0 ? va_arg(more, mode_t) : 0;
   va_end(more);
   if (name == gone_before_it_is_opened) ::syscall(SYS_unlinkat, folder, name, 0);
   return static_cast<int>(::syscall(SYS_openat, folder, name, how, mode));
