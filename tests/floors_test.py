@@ -15,14 +15,15 @@ FLOORS = [
     ["format"],
     ["checkpoint"],
     ["upcycle", "target", "router_init", "data"],
-    ["convert", "inspect", "routing"],
-    ["ops"],
+    ["convert", "inspect", "ops"],
+    ["routing"],
+    ["balance"],
     ["model"],
     ["eval"],
     ["cli"],
     ["cli_engine"],
 ]
-ABOVE_THE_TORCH_LINE = {"routing", "ops", "model", "eval", "cli_engine"}
+ABOVE_THE_TORCH_LINE = {"routing", "ops", "balance", "model", "eval", "cli_engine"}
 FLOOR_OF = {folder: floor for floor, folders in enumerate(FLOORS) for folder in folders}
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 RELATIVE = re.compile(r'^\s*#\s*include\s*"(?!upmoe/)([^"]+)"', re.MULTILINE)

@@ -28,11 +28,11 @@ model::ModelConfig config_of_one_layer(std::int64_t experts = kExperts) {
 // Each token goes with the weights to the experts in its row.
 void add(ExpertUse& use, const at::Tensor& logits_NE, const at::Tensor& expert_NK,
          const at::Tensor& weight_NK) {
-  const std::int64_t N = expert_NK.size(0), K = expert_NK.size(1);
-  const routing::Routing routing{
-      at::arange(N, at::kLong).repeat_interleave(K), expert_NK.flatten(), weight_NK.flatten(), {}};
+  const std::int64_t N = expert_NK.size(0);
+  routing::Routing routing = routing::from_topk(expert_NK, weight_NK, logits_NE.softmax(-1));
   const at::Tensor in_NH = at::zeros({N, 1}), none;
-  use.add({0, in_NH, none, in_NH, logits_NE, &routing});
+  routing.logits_TX = logits_NE;
+  use.add({0, in_NH, none, in_NH, &routing});
 }
 
 at::Tensor experts(std::vector<std::int64_t> numbers, std::int64_t K) {

@@ -1,298 +1,357 @@
-// What every router promises, with each combination of its options. A new one is enrolled by its registry
-// line. Shape letters: T tokens, E experts, K experts of one token, N routed pairs.
+// What every router promises, by its name alone and with options. A new one is enrolled by its registry line.
+// Shape letters: T tokens, E experts, X experts with those that compute nothing, K experts of one token, N routed
+// pairs, M most experts of any token.
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/allclose.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/empty.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
-
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cctype>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 
 #include "tests/fails_with.h"
+#include "tests/routing/cases.h"
 #include "upmoe/base/plugin.h"
 #include "upmoe/checkpoint/dense_config.h"
-#include "upmoe/random/normal.h"
 #include "upmoe/random/sample.h"
-#include "upmoe/routing/registry.h"
+#include "upmoe/routing/select.h"
 #include "upmoe/target/registry.h"
 
 namespace upmoe::routing {
 namespace {
 
-constexpr std::int64_t T = 48, E = 8, K = 2;
-
-struct Case {
-  const RouterInfo* info;
-  Values values;
-
-  std::string name() const {
-    std::string out = info->name;
-    for (const auto& [option, value] : values) out += "_" + option + "_" + value;
-    std::ranges::replace_if(
-        out, [](unsigned char c) { return std::isalnum(c) == 0; }, '_');
-    return out;
-  }
-  std::unique_ptr<Router> make(std::int64_t experts = E, std::int64_t per_token = K) const {
-    return info->make({.experts = experts, .per_token = per_token}, values);
-  }
-  RouterTraits traits() const { return info->traits(values); }
-};
-void PrintTo(const Case& one, std::ostream* out) { *out << one.name(); }
-
-// Flags on and off, every choice; numbers and texts stay what they are.
-std::vector<Case> cases() {
-  std::vector<Case> out;
-  for (const RouterInfo& info : routers()) {
-    std::vector<Values> all = {{}};
-    for (const OptionInfo& option : info.options) {
-      const std::vector<std::string> choices =
-          option.type == "flag" ? std::vector<std::string>{"true", "false"} : option.choices;
-      std::vector<Values> more;
-      for (const Values& values : all)
-        for (const std::string& choice : choices) {
-          more.push_back(values);
-          more.back()[option.name] = choice;
-        }
-      if (!choices.empty()) all = std::move(more);
-    }
-    for (Values& values : all) out.push_back({&info, std::move(values)});
-  }
-  return out;
-}
-
-// Standard normal: no two are equal, and a step of 1e-4 changes no order.
-at::Tensor random_logits(std::int64_t tokens = T, std::int64_t experts = E, std::uint64_t seed = 1) {
-  at::Tensor out = at::empty({tokens, experts});
-  normals(Rng(seed), 0, {out.mutable_data_ptr<float>(), static_cast<std::size_t>(out.numel())});
-  return out;
-}
+using namespace test;
 
 // 0, 1 or 2: full of ties.
 at::Tensor tied_logits() {
-  const at::Tensor out = at::empty({T, E});
+  const at::Tensor out = at::zeros({T, E});
   for (std::int64_t i = 0; i < T * E; ++i)
     out.view(-1)[i] = static_cast<double>(below(Rng(2), static_cast<std::uint64_t>(i), 3));
   return out;
 }
 
-// weight of each token and expert, 0 where they do not meet
-at::Tensor dense_weights(const Routing& routing) {
-  return at::zeros_like(routing.score_TE)
-      .index_put({routing.token_N, routing.expert_N}, routing.weight_N, /*accumulate=*/true);
+// Two sequences, the second of them `second`.
+Call two_sequences(const at::Tensor& first_TE, const at::Tensor& second_TE, bool training) {
+  Call out = call_of(at::cat({first_TE, second_TE}), training);
+  out.runs = {{.sequence = 4, .position = 0, .tokens = first_TE.size(0)},
+              {.sequence = 5, .position = 0, .tokens = second_TE.size(0)}};
+  return out;
 }
 
 std::vector<std::int64_t> ids(const at::Tensor& tensor) {
-  return {tensor.const_data_ptr<std::int64_t>(), tensor.const_data_ptr<std::int64_t>() + tensor.numel()};
+  const at::Tensor flat = tensor.contiguous();
+  return {flat.const_data_ptr<std::int64_t>(), flat.const_data_ptr<std::int64_t>() + flat.numel()};
 }
 
-void expect_well_formed(const Routing& routing, std::int64_t tokens, std::int64_t experts,
-                        std::int64_t per_token, bool ragged) {
-  const std::int64_t N = routing.token_N.numel();
+void expect_well_formed(const Routing& routing, std::int64_t tokens, std::int64_t experts) {
+  const std::int64_t N = routing.token_N.numel(), X = routing.score_TX.size(1);
   ASSERT_EQ(routing.token_N.sizes(), at::IntArrayRef({N}));
   ASSERT_EQ(routing.expert_N.sizes(), at::IntArrayRef({N}));
   ASSERT_EQ(routing.weight_N.sizes(), at::IntArrayRef({N}));
-  ASSERT_EQ(routing.score_TE.sizes(), at::IntArrayRef({tokens, experts}));
-  EXPECT_EQ(routing.token_N.scalar_type(), at::kLong);
-  EXPECT_EQ(routing.expert_N.scalar_type(), at::kLong);
+  ASSERT_EQ(routing.score_TX.sizes(), at::IntArrayRef({tokens, X}));
+  ASSERT_EQ(routing.load_X.sizes(), at::IntArrayRef({X}));
+  ASSERT_EQ(routing.chosen_TM.size(0), tokens);
+  ASSERT_GE(X, experts);
+  EXPECT_EQ(routing.extra_TH.defined(), X > experts);
+  for (const at::Tensor& whole : {routing.token_N, routing.expert_N, routing.chosen_TM, routing.load_X})
+    EXPECT_EQ(whole.scalar_type(), at::kLong);
   EXPECT_EQ(routing.weight_N.scalar_type(), at::kFloat);
-  EXPECT_EQ(routing.score_TE.scalar_type(), at::kFloat);
+  EXPECT_EQ(routing.score_TX.scalar_type(), at::kFloat);
   EXPECT_TRUE(routing.weight_N.isfinite().all().item<bool>());
-  EXPECT_TRUE(routing.score_TE.isfinite().all().item<bool>());
+  EXPECT_TRUE(routing.score_TX.isfinite().all().item<bool>());
   const std::vector<std::int64_t> token = ids(routing.token_N), expert = ids(routing.expert_N);
   EXPECT_TRUE(std::ranges::is_sorted(token));
+  const at::Tensor chosen_TX = mask_of(routing.chosen_TM, X);
   std::set<std::pair<std::int64_t, std::int64_t>> pairs;
   for (std::size_t i = 0; i < token.size(); ++i) {
     EXPECT_TRUE(0 <= token[i] && token[i] < tokens) << token[i];
     EXPECT_TRUE(0 <= expert[i] && expert[i] < experts) << expert[i];
     EXPECT_TRUE(pairs.emplace(token[i], expert[i]).second) << "twice: " << token[i] << " " << expert[i];
+    EXPECT_TRUE(chosen_TX[token[i]][expert[i]].item<bool>()) << token[i] << " did not choose " << expert[i];
   }
-  if (ragged) return;
-  for (std::int64_t t = 0; t < tokens; ++t) EXPECT_EQ(std::ranges::count(token, t), per_token) << t;
+  EXPECT_TRUE(at::equal(routing.load_X, chosen_TX.sum(0)));
 }
 
-// That the tokens of both have the same experts, with the same weights and scores. Up to rounding: the vector
-// instructions of exp and the like and what they leave at the end of a tensor round differently.
-bool same(const Routing& a, const Routing& b, double tolerance = 1e-6) {
-  return at::equal(a.token_N, b.token_N) && at::equal(a.expert_N, b.expert_N) &&
-         at::allclose(a.weight_N, b.weight_N, tolerance, /*atol=*/0) &&
-         at::allclose(a.score_TE, b.score_TE, tolerance, /*atol=*/0);
-}
-
-// The tokens from `begin` up to `end`, numbered from 0.
-Routing part(const Routing& routing, std::int64_t begin, std::int64_t end) {
-  const at::Tensor in = (routing.token_N >= begin) * (routing.token_N < end);
-  return {routing.token_N.masked_select(in) - begin, routing.expert_N.masked_select(in),
-          routing.weight_N.masked_select(in), routing.score_TE.narrow(0, begin, end - begin)};
-}
-
-class EveryRouter : public testing::TestWithParam<Case> {};
+class EveryRouter : public testing::TestWithParam<Case> {
+ protected:
+  static Routing route(const Call& call) { return GetParam().make(call.gate_EH.size(0))->route(call); }
+};
 
 TEST_P(EveryRouter, GivesPairsSortedByTokenWithNoExpertTwice) {
-  expect_well_formed(GetParam().make()->route(random_logits()), T, E, K, GetParam().traits().ragged);
+  for (const bool training : {false, true}) expect_well_formed(route(call_of(random_logits(), training)), T, E);
+}
+
+TEST_P(EveryRouter, GivesEveryTokenKExpertsUnlessItSaysOtherwise) {
+  const Routing routing = route(call_of(random_logits()));
+  const at::Tensor number_T = (routing.chosen_TM >= 0).sum(1);
+  EXPECT_TRUE(GetParam().traits().ragged ||
+              at::equal(number_T, at::full_like(number_T, GetParam().per_token())));
 }
 
 TEST_P(EveryRouter, TakesAnyNumberOfTokensAndOfExperts) {
   for (const std::int64_t tokens : {0, 1, 3})
-    for (const auto& [experts, per_token] : {std::pair{1, 1}, {5, 1}, {5, 2}, {5, 5}}) {
-      SCOPED_TRACE(fmt::format("{} tokens, {} of {} experts", tokens, per_token, experts));
-      expect_well_formed(GetParam().make(experts, per_token)->route(random_logits(tokens, experts)), tokens,
-                         experts, per_token, GetParam().traits().ragged);
-    }
+    for (const auto& [experts, per_token] : {std::pair{2, 1}, {2, 2}, {5, 1}, {5, 2}, {5, 5}, {64, 8}})
+      for (const bool training : {false, true}) {
+        SCOPED_TRACE(fmt::format("{} tokens, {} of {} experts", tokens, per_token, experts));
+        expect_well_formed(
+            GetParam().make(experts, per_token)->route(call_of(random_logits(tokens, experts), training)), tokens,
+            experts);
+      }
 }
 
 TEST_P(EveryRouter, SumsToOneIfAndOnlyIfItSaysSo) {
-  const at::Tensor sum_T = dense_weights(GetParam().make()->route(random_logits())).sum(/*dim=*/1);
+  const at::Tensor sum_T = dense_weights(route(call_of(random_logits()))).sum(/*dim=*/1);
   EXPECT_EQ((sum_T - 1).abs().max().item<double>() <= 1e-6, GetParam().traits().sums_to_one) << sum_T;
+}
+
+TEST_P(EveryRouter, StartsWithTheSumOfWeightsThatItSays) {
+  const at::Tensor sum_T = dense_weights(route(call_of(1e-3 * random_logits(4096)))).sum(/*dim=*/1);
+  EXPECT_NEAR(sum_T.mean().item<double>(), GetParam().traits().sum_at_start, 0.01);
 }
 
 TEST_P(EveryRouter, HasTheGradientThatSmallStepsShow) {
   // In float64. The step leaves every expert where it is, so that central differences are exact to step^2.
   constexpr double kStep = 1e-5, kTolerance = 1e-8;
-  const at::Tensor logits = random_logits(/*tokens=*/5).to(at::kDouble);
-  const at::Tensor on_weight = random_logits(5, E, 3).to(at::kDouble),
-                   on_score = random_logits(5, E, 4).to(at::kDouble);
-  const auto loss = [&](const at::Tensor& logits_TE) {
-    const Routing routing = GetParam().make()->route(logits_TE);
-    return (dense_weights(routing) * on_weight).sum() + (routing.score_TE * on_score).sum();
-  };
-  const at::Tensor leaf = logits.clone().set_requires_grad(true);
-  loss(leaf).backward();
-  for (std::int64_t i = 0; i < logits.numel(); ++i) {
-    const auto moved = [&](double by) {
-      const at::Tensor copy = logits.clone();
-      copy.view(-1)[i] += by;
-      return loss(copy).item<double>();
-    };
-    const double slope = (moved(kStep) - moved(-kStep)) / (2 * kStep);
-    EXPECT_NEAR(leaf.grad().view(-1)[i].item<double>(), slope, kTolerance) << i;
+  const at::Tensor x = random_logits(/*tokens=*/5).to(at::kDouble);
+  const auto router = GetParam().make();
+  std::vector<std::pair<at::Tensor, at::Tensor*>> leaves;  // with where it is put; x has no such place
+  leaves.emplace_back(x.clone().set_requires_grad(true), nullptr);
+  for (const State& state : router->parameters()) {
+    const at::Tensor scattered = state.value->detach().to(at::kDouble) +
+                                 0.3 * random_logits(1, state.value->numel(), 9).view_as(*state.value);
+    leaves.emplace_back(scattered.set_requires_grad(true), state.value);
   }
+  const auto loss = [&](const std::vector<std::pair<at::Tensor, at::Tensor*>>& at) {
+    for (const auto& [value, place] : at)
+      if (place != nullptr) *place = value;
+    const Routing routing = router->route(call_of(at[0].first));
+    const std::int64_t X = routing.score_TX.size(1);
+    const at::Tensor of_extra =
+        routing.extra_TH.defined() ? routing.extra_TH.sum() : at::zeros({}, x.options());
+    return (dense_weights(routing) * random_logits(5, X, 3)).sum() +
+           (routing.score_TX * random_logits(5, X, 4)).sum() + of_extra;
+  };
+  loss(leaves).backward();
+  for (std::size_t leaf = 0; leaf < leaves.size(); ++leaf)
+    for (std::int64_t i = 0; i < leaves[leaf].first.numel(); ++i) {
+      const auto moved = [&](double by) {
+        auto other = leaves;
+        other[leaf].first = leaves[leaf].first.detach().clone();
+        other[leaf].first.view(-1)[i] += by;
+        return loss(other).item<double>();
+      };
+      const double slope = (moved(kStep) - moved(-kStep)) / (2 * kStep);
+      const at::Tensor& grad = leaves[leaf].first.grad();
+      EXPECT_NEAR(grad.defined() ? grad.view(-1)[i].item<double>() : 0, slope, kTolerance) << leaf << ", " << i;
+    }
 }
 
 TEST_P(EveryRouter, LooksAtLaterTokensOnlyIfItSaysSo) {
   const at::Tensor before = random_logits(), after = before.clone();
   after.narrow(0, T / 2, T / 2).copy_(3 * random_logits(T / 2, E, 5));
-  const Routing first = part(GetParam().make()->route(before), 0, T / 2),
-                second = part(GetParam().make()->route(after), 0, T / 2);
-  EXPECT_EQ(same(first, second), GetParam().traits().causal);
+  for (const bool training : {false, true}) {
+    const Promises promises = training ? GetParam().traits().training : GetParam().traits().evaluation;
+    EXPECT_EQ(same(part(route(call_of(before, training)), 0, T / 2), part(route(call_of(after, training)), 0, T / 2)),
+              promises.causal)
+        << (training ? "training" : "evaluation");
+  }
+}
+
+TEST_P(EveryRouter, LooksAtOtherSequencesOnlyIfItSaysSo) {
+  const at::Tensor mine = random_logits();
+  for (const bool training : {false, true}) {
+    const Promises promises = training ? GetParam().traits().training : GetParam().traits().evaluation;
+    const auto beside = [&](const at::Tensor& other) {
+      return part(route(two_sequences(mine, other, training)), 0, T);
+    };
+    EXPECT_EQ(same(beside(random_logits(T, E, 5)), beside(3 * random_logits(T / 2, E, 6))), promises.batch_independent)
+        << (training ? "training" : "evaluation");
+  }
 }
 
 TEST_P(EveryRouter, LooksAtOtherTokensOnlyIfItSaysSo) {
-  const at::Tensor logits = random_logits();
-  const Routing together = GetParam().make()->route(logits);
+  const Call all = call_of(random_logits());
+  const Routing together = route(all);
   bool independent = true;
-  for (std::int64_t t = 0; t < T; ++t)
-    independent &= same(part(together, t, t + 1), GetParam().make()->route(logits.narrow(0, t, 1)));
-  EXPECT_EQ(independent, GetParam().traits().batch_independent_eval);
+  for (std::int64_t t = 0; t < T; ++t) {
+    Call one = call_of(all.x_TH.narrow(0, t, 1));
+    one.token_id_T = all.token_id_T.narrow(0, t, 1);
+    one.runs = {{.sequence = 0, .position = t, .tokens = 1}};
+    independent &= same(part(together, t, t + 1), route(one));
+  }
+  EXPECT_EQ(independent, GetParam().traits().token_independent);
+}
+
+TEST_P(EveryRouter, LooksAtRealTokensAlone) {
+  const at::Tensor before = random_logits(), after = before.clone();
+  after.narrow(0, T / 2, T / 4).copy_(3 * random_logits(T / 4, E, 5));
+  const at::Tensor valid_T = at::ones({T}, at::kBool);
+  valid_T.narrow(0, T / 2, T / 4).fill_(0);
+  for (const bool training : {false, true}) {
+    const auto real = [&](const at::Tensor& logits, std::int64_t begin, std::int64_t end) {
+      Call call = call_of(logits, training);
+      call.valid_T = valid_T;
+      return part(route(call), begin, end);
+    };
+    EXPECT_TRUE(same(real(before, 0, T / 2), real(after, 0, T / 2)));
+    EXPECT_TRUE(same(real(before, 3 * T / 4, T), real(after, 3 * T / 4, T)));
+  }
+}
+
+TEST_P(EveryRouter, CountsTheChoicesOfRealTokensBeforeAnyIsDropped) {
+  Call call = call_of(random_logits(), /*training=*/true);
+  call.valid_T = at::arange(T, at::kLong).remainder(3) != 0;
+  const Routing routing = route(call);
+  const at::Tensor chosen_TX = mask_of(routing.chosen_TM, routing.score_TX.size(1));
+  EXPECT_TRUE(at::equal(routing.load_X, (chosen_TX * call.valid_T.unsqueeze(1)).sum(0)));
+  EXPECT_GT(routing.load_X.sum().item<std::int64_t>(), 0);
 }
 
 TEST_P(EveryRouter, GivesTheLowerExpertOfEqualOnes) {
+  if (!GetParam().traits().token_independent) return;
   for (const at::Tensor& logits : {tied_logits(), at::zeros({T, E})}) {
-    const at::Tensor chosen_TE = dense_weights(GetParam().make()->route(logits)) != 0;
+    const Routing routing = route(call_of(logits));
+    if (!routing.logits_TX.defined()) return;
+    const at::Tensor chosen_TE = mask_of(routing.chosen_TM, E), z = routing.logits_TX;
     for (std::int64_t t = 0; t < T; ++t)
       for (std::int64_t e = 1; e < E; ++e)
         for (std::int64_t lower = 0; lower < e; ++lower)
           EXPECT_FALSE(chosen_TE[t][e].item<bool>() && !chosen_TE[t][lower].item<bool>() &&
-                       logits[t][e].item<float>() == logits[t][lower].item<float>())
+                       z[t][e].item<float>() == z[t][lower].item<float>())
               << "token " << t << ": " << e << " and not " << lower;
   }
 }
 
-TEST_P(EveryRouter, RefusesLogitsThatAreNotFinite) {
+TEST_P(EveryRouter, RefusesLogitsThatAreNotFiniteAndInTrainingLetsTheLossSeeThem) {
   for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity()}) {
     const at::Tensor logits = random_logits();
     logits[7][3] = bad;
-    EXPECT_TRUE(test::fails_with([&] { GetParam().make()->route(logits); }, {"logits", "not finite"})) << bad;
+    if (!route(call_of(random_logits())).logits_TX.defined()) return;
+    EXPECT_TRUE(upmoe::test::fails_with([&] { route(call_of(logits)); }, {"logits", "not finite"})) << bad;
+    const Routing routing = route(call_of(logits, /*training=*/true));
+    EXPECT_FALSE(routing.loss.isfinite().item<bool>()) << bad;
+    EXPECT_FALSE(routing.weight_N.isfinite().any().item<bool>()) << bad;
   }
 }
 
 TEST_P(EveryRouter, GivesTheSameBitsAgain) {
-  const at::Tensor logits = random_logits();
   const auto router = GetParam().make();
-  const Routing first = router->route(logits);
-  EXPECT_TRUE(same(first, router->route(logits), /*tolerance=*/0));
+  for (const bool training : {false, true}) {
+    const Call call = call_of(random_logits(), training);
+    EXPECT_TRUE(same(router->route(call), router->route(call), /*tolerance=*/0));
+  }
+}
+
+TEST_P(EveryRouter, DrawsInTrainingAloneAndOnlyIfItSaysSo) {
+  for (const bool training : {false, true}) {
+    const auto router = GetParam().make();
+    Call call = call_of(random_logits(), training);
+    const Routing one = router->route(call);
+    call.key = Rng(4);
+    EXPECT_EQ(!same(one, router->route(call)), training && GetParam().traits().draws);
+  }
+}
+
+TEST_P(EveryRouter, DrawsTheSameForATokenInWhateverBatchItIs) {
+  if (!GetParam().traits().training.batch_independent) return;
+  const at::Tensor first = random_logits(), second = random_logits(T, E, 5);
+  const Routing together = route(two_sequences(first, second, /*training=*/true));
+  for (const std::int64_t i : {0, 1}) {
+    Call alone = call_of(i == 0 ? first : second, /*training=*/true);
+    alone.runs = {{.sequence = 4 + i, .position = 0, .tokens = T}};
+    alone.token_id_T = at::arange(i * T, (i + 1) * T, at::kLong);
+    EXPECT_TRUE(same(part(together, i * T, (i + 1) * T), route(alone)));
+  }
+}
+
+TEST_P(EveryRouter, ReplaysWhatWasChosen) {
+  for (const bool training : {false, true}) {
+    Call call = call_of(random_logits(), training);
+    const Routing first = route(call);
+    call.replay_TM = first.chosen_TM;
+    EXPECT_TRUE(same(first, route(call)));
+    Call other = call_of(random_logits(T, E, 5), training);
+    other.replay_TM = first.chosen_TM;
+    const Routing replayed = route(other);
+    const std::int64_t X = first.score_TX.size(1);
+    EXPECT_TRUE(at::equal(mask_of(replayed.chosen_TM, X), mask_of(first.chosen_TM, X)));
+    expect_well_formed(replayed, T, E);
+  }
+}
+
+TEST_P(EveryRouter, TakesActivationsOf16BitsAndKeepsFloat32) {
+  const Routing rounded = route(call_of(random_logits().to(at::kBFloat16)));
+  expect_well_formed(rounded, T, E);
+  EXPECT_TRUE(same(rounded, route(call_of(random_logits().to(at::kBFloat16).to(at::kFloat))), 1e-5));
 }
 
 TEST_P(EveryRouter, RemembersWholeNumbersOrFloat32) {
   const auto router = GetParam().make();
-  router->after_step(at::arange(E, at::kLong));
-  for (const Buffer& buffer : router->buffers()) {
-    EXPECT_TRUE(buffer.value.scalar_type() == at::kFloat || buffer.value.scalar_type() == at::kLong)
-        << buffer.name;
-    EXPECT_TRUE(buffer.value.isfinite().all().item<bool>()) << buffer.name;
+  Routing routing = router->route(call_of(random_logits(), /*training=*/true));
+  router->after_step({.load_X = routing.load_X, .tokens = T, .step = 0, .learning_rate = 1e-3});
+  std::set<std::string> names;
+  for (const auto& states : {router->parameters(), router->buffers()})
+    for (const State& state : states) {
+      EXPECT_TRUE(names.insert(state.name).second) << state.name;
+      EXPECT_TRUE(state.value->scalar_type() == at::kFloat || state.value->scalar_type() == at::kLong)
+          << state.name;
+      EXPECT_TRUE(state.value->isfinite().all().item<bool>()) << state.name;
+    }
+  for (const State& state : router->parameters()) EXPECT_TRUE(state.value->requires_grad()) << state.name;
+}
+
+TEST_P(EveryRouter, GoesOnAsAnotherWhoseStateIsPutInItsPlace) {
+  const auto first = GetParam().make(), second = GetParam().make();
+  for (std::int64_t step = 0; step < 3; ++step) {
+    const Routing routing = first->route(call_of(random_logits(T, E, 20 + step), /*training=*/true));
+    first->after_step({.load_X = routing.load_X, .tokens = T, .step = step, .learning_rate = 1e-3});
+  }
+  for (const auto& [from, to] : {std::pair{first->parameters(), second->parameters()},
+                                 {first->buffers(), second->buffers()}})
+    for (std::size_t i = 0; i < from.size(); ++i) to[i].value->detach().copy_(from[i].value->detach());
+  for (const bool training : {false, true}) {
+    const Call call = call_of(random_logits(), training);
+    EXPECT_TRUE(same(first->route(call), second->route(call), /*tolerance=*/0));
   }
 }
 
 TEST_P(EveryRouter, RefusesAnUnknownOption) {
-  EXPECT_THROW(GetParam().info->make({}, {{"no-such-option", "1"}}), UsageError);
-  EXPECT_THROW(GetParam().info->traits({{"no-such-option", "1"}}), UsageError);
+  const RouterInfo& info = *GetParam().info;
+  const Values unknown = {{"no-such-option", "1"}};
+  EXPECT_THROW(info.make(GetParam().shape(), unknown), UsageError);
+  EXPECT_THROW(info.traits(GetParam().shape(), unknown), UsageError);
+  EXPECT_THROW(info.holders(unknown), UsageError);
 }
 
-TEST_P(EveryRouter, SaysWhatItIs) {
+TEST_P(EveryRouter, SaysWhatItIsAndWhatCanHoldIt) {
   const RouterInfo& info = *GetParam().info;
   EXPECT_FALSE(info.summary.empty() || info.formula.empty() || info.source.empty());
+  const Holders holders = info.holders(GetParam().values);
+  EXPECT_NE(holders.by.empty(), holders.why_not.empty());
 }
 
 INSTANTIATE_TEST_SUITE_P(All, EveryRouter, testing::ValuesIn(cases()),
                          [](const auto& each) { return each.param.name(); });
 
-// The gradient of formulas over all experts with a mask of the chosen ones, in float64: of the sums of
-// float64 in another order, and no more.
-struct Formula {
-  const char* router;
-  Values values;
-  at::Tensor (*weight_TE)(const at::Tensor& logits_TE, const at::Tensor& chosen_TE);
-};
-
-at::Tensor divided(const at::Tensor& p, const at::Tensor& chosen) {
-  return p * chosen / (p * chosen).sum(/*dim=*/1, /*keepdim=*/true);
+TEST(Routers, HaveNamesOfTheirOwn) {
+  std::set<std::string> names;
+  for (const RouterInfo& info : routers()) EXPECT_TRUE(names.insert(info.name).second) << info.name;
 }
 
 // Whose one weight is 1 whatever the logits are: so it is a tensor, and all of it is zero.
 TEST(Routers, ThatDivideByTheSumHaveAGradientOfZeroWithOneExpertOfAToken) {
-  for (const Case& one : cases()) {
-    if (!one.traits().sums_to_one) continue;
+  for (const char* name : {"softmax_topk", "topk_softmax"}) {
+    const Case one{&find_plugin(routers(), name, "router"), {}};
     const at::Tensor logits = random_logits().set_requires_grad(true);
-    one.make(E, /*per_token=*/1)->route(logits).weight_N.sum().backward();
+    one.make(E, /*per_token=*/1)->route(call_of(logits)).weight_N.sum().backward();
     ASSERT_TRUE(logits.grad().defined()) << one.name();
     EXPECT_EQ(logits.grad().abs().max().item<float>(), 0) << one.name();
-  }
-}
-
-TEST(Routers, HaveTheGradientOfTheirFormulaOverAllExperts) {
-  const std::vector<Formula> formulas = {
-      {"softmax_topk",
-       {},
-       [](const at::Tensor& z, const at::Tensor& chosen) { return divided(z.softmax(1), chosen); }},
-      {"softmax_topk",
-       {{"renormalise", "false"}},
-       [](const at::Tensor& z, const at::Tensor& chosen) { return z.softmax(1) * chosen; }},
-      {"topk_softmax",
-       {},
-       [](const at::Tensor& z, const at::Tensor& chosen) { return divided(z.exp(), chosen); }},
-  };
-  const at::Tensor logits = random_logits().to(at::kDouble),
-                   on_weight = random_logits(T, E, 3).to(at::kDouble);
-  const at::Tensor smallest_T1 = std::get<0>(logits.topk(K, 1)).narrow(1, K - 1, 1);
-  for (const Formula& formula : formulas) {
-    const at::Tensor masked = logits.clone().set_requires_grad(true),
-                     routed = logits.clone().set_requires_grad(true);
-    const at::Tensor wanted_TE = formula.weight_TE(masked, (logits >= smallest_T1).to(at::kDouble));
-    const auto router =
-        find_plugin(routers(), formula.router, "router").make({.experts = E, .per_token = K}, formula.values);
-    const at::Tensor found_TE = dense_weights(router->route(routed));
-    (wanted_TE * on_weight).sum().backward();
-    (found_TE * on_weight).sum().backward();
-    EXPECT_LE((found_TE - wanted_TE).abs().max().item<double>(), 1e-14) << formula.router;
-    EXPECT_LE((routed.grad() - masked.grad()).abs().max().item<double>(), 1e-14) << formula.router;
   }
 }
 
@@ -306,7 +365,7 @@ TEST(Routers, RunEveryTargetAsItPromises) {
         target.config(dense, {.experts = E, .per_token = K, .expert_size = 96}, false, "bfloat16").dump());
     const RouterInfo& info = find_plugin(routers(), target.routing, "router");
     const Values values = target.routing_options(config);
-    EXPECT_EQ(info.traits(values).sums_to_one, target.weights_sum_to_one) << target.name;
+    EXPECT_EQ(info.traits({}, values).sums_to_one, target.weights_sum_to_one) << target.name;
     EXPECT_NE(info.make({.experts = E, .per_token = K}, values), nullptr) << target.name;
   }
 }

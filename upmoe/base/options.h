@@ -23,6 +23,13 @@ namespace upmoe {
 
 using Values = std::map<std::string, std::string>;  // option name -> what was written
 
+// "NAME" or "NAME,key=value,...": a plug-in with its options.
+struct NamedValues {
+  std::string name;
+  Values values;
+};
+NamedValues parse_named_values(std::string_view text);
+
 // One of a few words. A bool is a flag: it takes no value on the command line.
 struct Choice {
   std::string value;

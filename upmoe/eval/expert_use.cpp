@@ -43,9 +43,11 @@ void ExpertUse::add(const model::FfnSeen& seen) {
   Sums& sums = sums_.at(static_cast<std::size_t>(seen.layer));
   if (seen.layer == 0) tokens_ += N;
   add_pairs(*seen.routing, sums);
+  const at::Tensor& logits_NX = seen.routing->logits_TX;
+  if (!logits_NX.defined()) return;
   const std::int64_t most = std::max<std::int64_t>(1, kMostNumbers / experts_);
   for (std::int64_t begin = 0; begin < N; begin += most) {
-    const at::Tensor z_NE = seen.logits_NE.narrow(0, begin, std::min(most, N - begin)),
+    const at::Tensor z_NE = logits_NX.narrow(0, begin, std::min(most, N - begin)).narrow(1, 0, experts_),
                      p_NE = z_NE.softmax(-1);
     accumulate(sums.score_E, p_NE.sum(0));
     sums.entropy -= (p_NE * z_NE.log_softmax(-1)).sum().item<double>();

@@ -56,12 +56,19 @@ at::ScalarType residual_dtype(const Model& model) {
   return model.compute == at::kDouble ? at::kDouble : at::kFloat;
 }
 
+struct FfnContext {  // what the FFNs of all layers share
+  const Watch& watch;
+  bool keeps_neurons = false;           // of all tokens, for who watches
+  routing::Call call = {};              // what routers are told beside what they see
+  std::vector<at::Tensor> replay_TM = {};  // of each layer, or empty
+};
+
 struct Context {  // what all layers share
   RopeTable rope;
   at::Tensor mask, window;
   KvCache* cache;
   at::ScalarType compute;
-  bool keeps_neurons;  // of all tokens, for who watches
+  FfnContext ffn;
 };
 
 // Appends to the cache of a layer and gives all of it.
@@ -154,10 +161,9 @@ at::Tensor attend(const Model& model, std::size_t l, const at::Tensor& x_BTH, co
   return y_BTH;
 }
 
-at::Tensor run(const Ffn& ffn, std::int64_t layer, const at::Tensor& x_NH, bool keeps_neurons,
-               const Watch& watch) {
+at::Tensor run(const Ffn& ffn, std::int64_t layer, const at::Tensor& x_NH, const FfnContext& context) {
   const std::int64_t N = x_NH.size(0),
-                     most = keeps_neurons
+                     most = context.keeps_neurons
                                 ? std::max<std::int64_t>(1, N)
                                 : std::max<std::int64_t>(8, kMostNumbers / ffn.gate.weight_OI.size(0));
   at::Tensor neuron_NF;
@@ -168,18 +174,21 @@ at::Tensor run(const Ffn& ffn, std::int64_t layer, const at::Tensor& x_NH, bool 
     y.push_back(apply(ffn.down, neuron_NF));
   }
   at::Tensor y_NH = y.size() == 1 ? y.front() : at::cat(y);
-  if (!keeps_neurons) neuron_NF.reset();
-  if (watch) watch({layer, x_NH, neuron_NF, y_NH, {}, nullptr});
+  if (!context.keeps_neurons) neuron_NF.reset();
+  if (context.watch) context.watch({layer, x_NH, neuron_NF, y_NH, nullptr});
   return y_NH;
 }
 
-at::Tensor run(const Moe& moe, std::int64_t layer, const at::Tensor& x_NH, bool /*keeps_neurons*/,
-               const Watch& watch) {
-  // In float32 whatever the model computes in: rounded logits would send tokens elsewhere.
-  const at::Tensor logits_NE = ops::linear(x_NH.to(at::kFloat), moe.router_EH);
-  const routing::Routing routing = moe.router->route(logits_NE);
+at::Tensor run(const Moe& moe, std::int64_t layer, const at::Tensor& x_NH, const FfnContext& context) {
+  routing::Call call = context.call;
+  call.x_TH = x_NH;
+  call.gate_EH = moe.router_EH;
+  call.key = call.key.at(static_cast<std::uint64_t>(layer));
+  if (!context.replay_TM.empty()) call.replay_TM = context.replay_TM.at(static_cast<std::size_t>(layer));
+  const routing::Routing routing = moe.router->route(call);
   at::Tensor y_NH = ops::experts(x_NH, routing.token_N, routing.expert_N, routing.weight_N, moe.experts);
-  if (watch) watch({layer, x_NH, {}, y_NH, logits_NE, &routing});
+  if (routing.extra_TH.defined()) y_NH = (y_NH + routing.extra_TH).to(y_NH.scalar_type());
+  if (context.watch) context.watch({layer, x_NH, {}, y_NH, &routing});
   return y_NH;
 }
 
@@ -197,8 +206,22 @@ void check(const Model& model, const Input& input, const KvCache* cache) {
   }
 }
 
+// What routers are told of the tokens, one sequence after the other.
+routing::Call make_call(const Input& input, std::int64_t before) {
+  routing::Call call;
+  call.token_id_T = input.token_BT.flatten();
+  if (input.document_BT.defined()) call.valid_T = (input.document_BT >= 0).flatten();
+  for (std::int64_t b = 0; b < input.token_BT.size(0); ++b)
+    call.runs.push_back({.sequence = input.draws.first_sequence + b,
+                         .position = before,
+                         .tokens = input.token_BT.size(1)});
+  call.training = input.draws.training;
+  call.key = Rng(input.draws.seed).at("router").at(static_cast<std::uint64_t>(input.draws.step));
+  return call;
+}
+
 Context make_context(const Model& model, const Input& input, KvCache* cache, at::ScalarType compute,
-                     bool keeps_neurons) {
+                     bool keeps_neurons, const Watch& watch) {
   const std::int64_t T = input.token_BT.size(1), before = cache == nullptr ? 0 : cache->length;
   const at::Tensor position = input.position_BT.defined()
                                   ? input.position_BT
@@ -209,11 +232,15 @@ Context make_context(const Model& model, const Input& input, KvCache* cache, at:
           "{}the rotations of the positions (rope) are not finite numbers: theta {}, scaling {}", model.where,
           model.config.llama.rope.theta,
           model.config.llama.rope.scaling.empty() ? "none" : printable(model.config.llama.rope.scaling, 200));
-  return {rope, make_mask(input, before + T, window.defined()), window, cache, compute, keeps_neurons};
+  return {rope,
+          make_mask(input, before + T, window.defined()),
+          window,
+          cache,
+          compute,
+          {watch, keeps_neurons, make_call(input, before), input.replay_TM}};
 }
 
-at::Tensor run_layer(const Model& model, std::size_t l, const at::Tensor& x_BTH, const Context& context,
-                     const Watch& watch) {
+at::Tensor run_layer(const Model& model, std::size_t l, const at::Tensor& x_BTH, const Context& context) {
   const Layer& layer = model.layers[l];
   const auto norm = [&](const at::Tensor& x, const at::Tensor& weight_H) {
     require_finite(model, x, static_cast<double>(x.size(-1)), static_cast<std::int64_t>(l),
@@ -223,9 +250,7 @@ at::Tensor run_layer(const Model& model, std::size_t l, const at::Tensor& x_BTH,
   const at::Tensor y_BTH = x_BTH + attend(model, l, norm(x_BTH, layer.attention_norm_H), context);
   const at::Tensor normed_NH = norm(y_BTH, layer.ffn_norm_H).flatten(0, 1);
   const at::Tensor ffn_NH = std::visit(
-      [&](const auto& ffn) {
-        return run(ffn, static_cast<std::int64_t>(l), normed_NH, context.keeps_neurons, watch);
-      },
+      [&](const auto& ffn) { return run(ffn, static_cast<std::int64_t>(l), normed_NH, context.ffn); },
       layer.ffn);
   return y_BTH + ffn_NH.view_as(y_BTH);
 }
@@ -252,9 +277,9 @@ std::int64_t tokens_at_once(const ModelConfig& config, std::int64_t wanted) {
 
 at::Tensor hidden_states(const Model& model, const Input& input, KvCache* cache, const Watch& watch) {
   check(model, input, cache);
-  const Context context = make_context(model, input, cache, model.compute, /*keeps_neurons=*/false);
+  const Context context = make_context(model, input, cache, model.compute, /*keeps_neurons=*/false, watch);
   at::Tensor x = at::embedding(model.embedding_VH, input.token_BT).to(residual_dtype(model));
-  for (std::size_t l = 0; l < model.layers.size(); ++l) x = run_layer(model, l, x, context, watch);
+  for (std::size_t l = 0; l < model.layers.size(); ++l) x = run_layer(model, l, x, context);
   if (cache != nullptr) cache->length += input.token_BT.size(1);
   return final_norm(model, x, model.compute);
 }
@@ -266,8 +291,8 @@ at::Tensor embed(const Model& model, const Input& input) {
 
 at::Tensor run_layer(const Model& model, std::size_t l, const Input& input, const at::Tensor& x_BTH,
                      at::ScalarType compute, const Watch& watch) {
-  return run_layer(model, l, x_BTH, make_context(model, input, nullptr, compute, /*keeps_neurons=*/true),
-                   watch);
+  return run_layer(model, l, x_BTH,
+                   make_context(model, input, nullptr, compute, /*keeps_neurons=*/true, watch));
 }
 
 at::Tensor final_norm(const Model& model, const at::Tensor& x_BTH, at::ScalarType compute) {
@@ -276,7 +301,8 @@ at::Tensor final_norm(const Model& model, const at::Tensor& x_BTH, at::ScalarTyp
 }
 
 at::Tensor ffn(const Model& model, std::int64_t layer, const at::Tensor& in_NH) {
-  return std::visit([&](const auto& it) { return run(it, layer, in_NH, /*keeps_neurons=*/false, {}); },
+  const Watch nobody;
+  return std::visit([&](const auto& it) { return run(it, layer, in_NH, FfnContext{nobody}); },
                     model.layers.at(static_cast<std::size_t>(layer)).ffn);
 }
 

@@ -58,12 +58,22 @@ struct KvCache {
 };
 KvCache make_cache(const Model& model, std::int64_t sequences, std::int64_t positions);
 
+// What routers draw from where they draw: in training.
+struct Draws {
+  bool training = false;
+  std::uint64_t seed = 0;
+  std::int64_t step = 0;
+  std::int64_t first_sequence = 0;  // number of the first sequence of this batch within the step
+};
+
 struct Input {
   at::Tensor token_BT;     // int64
   at::Tensor position_BT;  // int64; undefined: 0 to T-1, or on from what the cache holds
   // int64; a position sees itself and those before it that have the same number: documents, -1 for padding,
   // say. Undefined: all is one document. Not together with a cache.
   at::Tensor document_BT;
+  Draws draws;
+  std::vector<at::Tensor> replay_TM;  // of each layer: chosen_TM of an earlier routing; empty: none
 };
 
 // What happened in the FFN of a layer.
@@ -72,7 +82,6 @@ struct FfnSeen {
   const at::Tensor& in_NH;          // after the norm: what the router and the experts see
   const at::Tensor& neuron_NF;      // silu(gate) * up of a dense FFN, in run_layer() below; else undefined
   const at::Tensor& out_NH;         // before it is added to the residual
-  const at::Tensor& logits_NE;      // of the router, float32; undefined for a dense FFN
   const routing::Routing* routing;  // null for a dense FFN
 };
 using Watch = std::function<void(const FfnSeen&)>;

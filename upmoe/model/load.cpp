@@ -176,14 +176,21 @@ class Loader {
   std::shared_ptr<Weights> files_;
 };
 
-Moe empty_moe(const MoeConfig& config, at::Device device) {
+// `key`: of the layer, for what a router draws when it is made.
+Moe empty_moe(const ModelConfig& model, const Rng& key, at::Device device) {
+  const MoeConfig& config = *model.moe;
   const auto E = static_cast<std::size_t>(config.shape.experts);
+  const routing::RouterShape shape{.experts = config.shape.experts,
+                                   .per_token = config.shape.per_token,
+                                   .hidden = model.llama.hidden_size,
+                                   .vocabulary = model.llama.vocab_size,
+                                   .key = key,
+                                   .device = device};
   Moe out;
   out.experts = {std::vector<at::Tensor>(E), std::vector<at::Tensor>(E), std::vector<at::Tensor>(E)};
   out.router =
       find_plugin(routing::routers(), config.router, "router")
-          .make({.experts = config.shape.experts, .per_token = config.shape.per_token, .device = device},
-                config.router_options);
+          .make(shape, config.router_options);
   return out;
 }
 
@@ -194,12 +201,20 @@ Model load(const std::filesystem::path& path, const LoadOptions& options) {
   Model model;
   model.config = read_model_config(folder);
   model.where = printable(path.string()) + ": ";
+  if (options.router) {
+    require_asked(model.config.moe.has_value(), "{}is a dense model, which has no router to replace",
+                  model.where);
+    model.config.moe->router = options.router->name;
+    model.config.moe->router_options = options.router->values;
+  }
   model.device = options.device;
   Loader loader(folder, options);
   loader.require_enough_weights(model.config);
   model.layers.resize(static_cast<std::size_t>(model.config.llama.num_layers));
   if (model.config.moe)
-    for (Layer& layer : model.layers) layer.ffn = empty_moe(*model.config.moe, options.device);
+    for (std::size_t l = 0; l < model.layers.size(); ++l)
+      model.layers[l].ffn =
+          empty_moe(model.config, Rng(options.router_seed).at("router").at(l), options.device);
   else
     static_cast<void>(DenseModel(path));  // says what is wrong with a source as `upmoe convert` does
   loader.fill(model);
@@ -210,6 +225,18 @@ Model load(const std::filesystem::path& path, const LoadOptions& options) {
 
 void require_intact(const Model& model) {
   if (model.files) model.files->require_intact();
+}
+
+std::vector<NamedWeight> router_state(Model& model) {
+  std::vector<NamedWeight> out;
+  for (std::size_t l = 0; l < model.layers.size(); ++l) {
+    auto* moe = std::get_if<Moe>(&model.layers[l].ffn);
+    if (moe == nullptr) continue;
+    for (const auto& states : {moe->router->parameters(), moe->router->buffers()})
+      for (const routing::State& state : states)
+        out.push_back({fmt::format("model.layers.{}.router.{}", l, state.name), state.value});
+  }
+  return out;
 }
 
 std::vector<NamedWeight> named_weights(Model& model) {

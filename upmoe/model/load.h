@@ -12,6 +12,8 @@ struct LoadOptions {
   at::Device device = at::kCPU;
   std::optional<at::ScalarType> dtype;    // of the weights in memory; none: as stored, in the mapped file
   std::optional<at::ScalarType> compute;  // of the arithmetic; none: that of the weights
+  std::optional<NamedValues> router;      // of routing/, in place of the one that the model was made with
+  std::uint64_t router_seed = 0;          // of parameters and tables that only such a router has
 };
 
 // Loads a dense Llama or Mistral or any target, with one tensor an expert or all of a layer stacked. On the
@@ -30,5 +32,8 @@ struct NamedWeight {
   at::Tensor* value;
 };
 std::vector<NamedWeight> named_weights(Model& model);
+
+// The parameters and buffers that routers have beside that, "model.layers.3.router.NAME".
+std::vector<NamedWeight> router_state(Model& model);
 
 }  // namespace upmoe::model

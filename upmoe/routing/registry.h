@@ -4,7 +4,9 @@
 // The routers, one line each: ROUTER(x) is the function `x` in routing/x.cpp.
 #define UPMOE_ROUTERS(ROUTER) \
   ROUTER(softmax_topk)        \
-  ROUTER(topk_softmax)
+  ROUTER(topk_softmax)        \
+  ROUTER(switch_)             \
+  ROUTER(gshard)
 
 namespace upmoe::routing {
 

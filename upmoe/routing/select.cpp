@@ -1,8 +1,12 @@
 #include "upmoe/routing/select.h"
 
+#include <ATen/ops/add.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/sort.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <vector>
@@ -30,10 +34,48 @@ at::Tensor select_topk(const at::Tensor& score_TE, std::int64_t per_token) {
 
 Routing from_topk(const at::Tensor& expert_TK, const at::Tensor& weight_TK, const at::Tensor& score_TE) {
   const std::int64_t T = expert_TK.size(0), K = expert_TK.size(1);
-  return {.token_N = at::arange(T, expert_TK.options()).repeat_interleave(K),
-          .expert_N = expert_TK.reshape({T * K}),
-          .weight_N = weight_TK.reshape({T * K}),
-          .score_TE = score_TE};
+  Routing out;
+  out.token_N = at::arange(T, expert_TK.options()).repeat_interleave(K);
+  out.expert_N = expert_TK.reshape({T * K});
+  out.weight_N = weight_TK.reshape({T * K});
+  out.score_TX = score_TE;
+  out.chosen_TM = expert_TK;
+  return out;
+}
+
+Routing from_mask(const at::Tensor& chosen_TE, const at::Tensor& weight_TE, const at::Tensor& score_TE) {
+  const at::Tensor pair_N2 = chosen_TE.nonzero(),
+                   expert_E = at::arange(chosen_TE.size(1), chosen_TE.options().dtype(at::kLong));
+  Routing out;
+  out.token_N = pair_N2.select(1, 0).contiguous();
+  out.expert_N = pair_N2.select(1, 1).contiguous();
+  out.weight_N = weight_TE.masked_select(chosen_TE);
+  out.score_TX = score_TE;
+  out.chosen_TM = at::where(chosen_TE, expert_E, at::Scalar(-1));
+  return out;
+}
+
+at::Tensor mask_of(const at::Tensor& chosen_TM, std::int64_t experts) {
+  // One column more, for what is -1.
+  const at::Tensor out = at::zeros({chosen_TM.size(0), experts + 1}, chosen_TM.options().dtype(at::kBool));
+  return out.scatter(1, at::add(chosen_TM, 1), /*value=*/true).narrow(1, 1, experts);
+}
+
+at::Tensor count_load(const at::Tensor& chosen_TM, const at::Tensor& valid_T, std::int64_t experts) {
+  const at::Tensor slot_TM = at::add(chosen_TM, 1);  // 0: none
+  const at::Tensor one_TM = valid_T.defined()
+                                ? valid_T.to(at::kLong).unsqueeze(1).expand_as(slot_TM).contiguous()
+                                : at::ones_like(slot_TM);
+  return at::zeros({experts + 1}, chosen_TM.options())
+      .scatter_add(0, slot_TM.reshape(-1), one_TM.reshape(-1))
+      .narrow(0, 1, experts);
+}
+
+Routing keep_pairs(Routing routing, const at::Tensor& kept_N) {
+  routing.token_N = routing.token_N.masked_select(kept_N);
+  routing.expert_N = routing.expert_N.masked_select(kept_N);
+  routing.weight_N = routing.weight_N.masked_select(kept_N);
+  return routing;
 }
 
 }  // namespace upmoe::routing

@@ -4,31 +4,42 @@
 
 #include "upmoe/routing/registry.h"
 #include "upmoe/routing/select.h"
+#include "upmoe/routing/topk_router.h"
 
 namespace upmoe::routing {
 namespace {
 
-class SoftmaxTopk final : public Router {
+class SoftmaxTopk final : public TopkRouter {
  public:
-  struct Options {
+  struct Options : TopkOptions {
     bool renormalise = true;
-    void visit(auto&& field) { field(renormalise, "renormalise", "divide a token's k weights by their sum"); }
+    void visit(auto&& field) {
+      field(renormalise, "renormalise", "divide a token's k weights by their sum");
+      TopkOptions::visit(field);
+    }
   };
-  static RouterTraits traits(Options options) { return {.sums_to_one = options.renormalise}; }
-  SoftmaxTopk(RouterShape shape, Options options)
-      : per_token_(shape.per_token), renormalise_(options.renormalise) {}
+  static RouterTraits traits(const RouterShape& shape, const Options& options) {
+    return with_options({.sums_to_one = options.renormalise,
+                         .sum_at_start = options.renormalise ? 1 : uniform_share(shape)},
+                        options);
+  }
+  static Holders holders(const Options& options) {
+    if (options.renormalise) return {.by = {"mixtral", "qwen2_moe (norm_topk_prob = true)", "granitemoe"}};
+    return {.by = {"qwen2_moe (norm_topk_prob = false)"}};
+  }
+  SoftmaxTopk(const RouterShape& shape, const Options& options)
+      : TopkRouter(shape, options), renormalise_(options.renormalise) {}
 
  private:
-  Routing choose(const at::Tensor& logits_TE) override {
+  Routing choose(const at::Tensor& logits_TE, const Pick& pick) const override {
     const at::Tensor score_TE = logits_TE.softmax(/*dim=*/-1);
-    const at::Tensor expert_TK = select_topk(score_TE, per_token_);
+    const at::Tensor expert_TK = pick(score_TE);
     const at::Tensor weight_TK = score_TE.gather(/*dim=*/-1, expert_TK);
     return from_topk(expert_TK,
                      renormalise_ ? weight_TK / weight_TK.sum(/*dim=*/-1, /*keepdim=*/true) : weight_TK,
                      score_TE);
   }
 
-  std::int64_t per_token_;
   bool renormalise_;
 };
 

@@ -4,24 +4,28 @@
 
 #include "upmoe/routing/registry.h"
 #include "upmoe/routing/select.h"
+#include "upmoe/routing/topk_router.h"
 
 namespace upmoe::routing {
 namespace {
 
-class TopkSoftmax final : public Router {
+class TopkSoftmax final : public TopkRouter {
  public:
-  using Options = NoOptions;
-  static RouterTraits traits(Options /*options*/) { return {}; }
-  TopkSoftmax(RouterShape shape, Options /*options*/) : per_token_(shape.per_token) {}
+  using Options = TopkOptions;
+  static RouterTraits traits(const RouterShape& /*shape*/, const Options& options) {
+    return with_options({}, options);
+  }
+  static Holders holders(const Options& /*options*/) {
+    return {.by = {"mixtral", "qwen2_moe (norm_topk_prob = true)", "granitemoe"}};
+  }
+  TopkSoftmax(const RouterShape& shape, const Options& options) : TopkRouter(shape, options) {}
 
  private:
-  Routing choose(const at::Tensor& logits_TE) override {
-    const at::Tensor expert_TK = select_topk(logits_TE, per_token_);
+  Routing choose(const at::Tensor& logits_TE, const Pick& pick) const override {
+    const at::Tensor expert_TK = pick(logits_TE);
     const at::Tensor weight_TK = logits_TE.gather(/*dim=*/-1, expert_TK).softmax(/*dim=*/-1);
     return from_topk(expert_TK, weight_TK, logits_TE.softmax(/*dim=*/-1));
   }
-
-  std::int64_t per_token_;
 };
 
 }  // namespace

@@ -1,0 +1,64 @@
+#include "upmoe/routing/topk_router.h"
+
+#include <ATen/TensorOperators.h>
+
+#include "upmoe/base/error.h"
+#include "upmoe/routing/capacity.h"
+#include "upmoe/routing/noise.h"
+#include "upmoe/routing/select.h"
+
+namespace upmoe::routing {
+namespace {
+
+Pick pick_of(const at::Tensor& replay_TM, std::int64_t per_token) {
+  if (!replay_TM.defined())
+    return [per_token](const at::Tensor& score_TE) { return select_topk(score_TE, per_token); };
+  require(replay_TM.size(1) == per_token, "{} experts of each token are to be replayed, and k is {}",
+          replay_TM.size(1), per_token);
+  return [replay_TM](const at::Tensor& /*score_TE*/) { return replay_TM; };
+}
+
+}  // namespace
+
+TopkRouter::TopkRouter(const RouterShape& shape, const TopkOptions& options)
+    : shape_(shape), options_(options) {
+  require(1 <= shape.per_token && shape.per_token <= shape.experts, "top-{} of {} experts", shape.per_token,
+          shape.experts);
+  require_asked(options.noise_scale >= 0, "noise-scale is {}, expected 0 or more", options.noise_scale);
+  require_asked(0 <= options.jitter && options.jitter < 1, "jitter is {}, expected 0 or more and below 1", options.jitter);
+  require_asked(options.capacity >= 0, "capacity is {}, expected 0 or more", options.capacity);
+}
+
+at::Tensor TopkRouter::logits(const Call& call) const {
+  if (!call.training || options_.jitter == 0) return Router::logits(call);
+  const at::Tensor u_TH = draw(call, "jitter", Draw::uniform, call.x_TH.size(1));
+  Call jittered = call;
+  jittered.x_TH = call.x_TH * (1 + options_.jitter * (2 * u_TH - 1));  // float32: the experts see x itself
+  return Router::logits(jittered);
+}
+
+Routing TopkRouter::decide(const Call& call, const at::Tensor& logits_TE) const {
+  Pick pick = pick_of(call.replay_TM, shape_.per_token);
+  at::Tensor noisy_TE = logits_TE;
+  if (call.training && options_.noise.value != "none")
+    noisy_TE = logits_TE + options_.noise_scale *
+                               draw(call, "noise", options_.noise.value == "gumbel" ? Draw::gumbel : Draw::normal,
+                                    logits_TE.size(1));
+  if (!noisy_TE.is_same(logits_TE) && options_.noise_for.value == "choice") {
+    if (!call.replay_TM.defined())
+      pick = pick_of(choose(noisy_TE.detach(), pick).chosen_TM, shape_.per_token);
+    noisy_TE = logits_TE;
+  }
+  Routing out = choose(noisy_TE, pick);
+  if (call.training && options_.capacity > 0)
+    out = within_capacity(out, call, {.factor = options_.capacity, .by_weight = options_.drop.value == "probability"});
+  return out;
+}
+
+RouterTraits with_options(RouterTraits traits, const TopkOptions& options) {
+  if (options.noise.value != "none" || options.jitter > 0) traits.draws = true;
+  if (options.capacity > 0 && options.drop.value == "probability") traits.training.causal = false;
+  return traits;
+}
+
+}  // namespace upmoe::routing
