@@ -1,4 +1,4 @@
-"""Text to token ids and back, for the program upmoe: `python -m upmoe --help`. `upmoe.ops`: the engine in torch."""
+"""Text to token ids and back, for the program upmoe: `python -m upmoe --help`. `upmoe.ops` and `upmoe.routing`: the engine in torch."""
 
 import importlib
 
@@ -6,7 +6,7 @@ __version__ = "0.1.0"  # as CMakeLists.txt has it; a test compares
 
 
 def __getattr__(name: str):
-    """`upmoe.ops` needs torch, so it is imported when it is first asked for."""
-    if name != "ops":
+    """What needs torch is imported when it is first asked for."""
+    if name not in ("ops", "routing"):
         raise AttributeError(f"module 'upmoe' has no attribute '{name}'")
-    return importlib.import_module("upmoe.ops")
+    return importlib.import_module(f"upmoe.{name}")

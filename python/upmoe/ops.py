@@ -32,6 +32,12 @@ def load(path: str | os.PathLike | None = None) -> None:
     torch.ops.load_library(str(path or find_library()))
 
 
+def load_once() -> None:
+    """load(), unless it has been called with this or another path."""
+    if not hasattr(torch.ops.upmoe, "experts_stacked"):
+        load()
+
+
 def experts(
     self: torch.nn.Module, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
 ) -> torch.Tensor:
@@ -69,6 +75,5 @@ def register(name: str = "upmoe") -> None:
         from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
     except ImportError:
         raise Error(f"upmoe.ops.register() needs transformers 5 or later, and {transformers_here()}") from None
-    if not hasattr(torch.ops.upmoe, "experts_stacked"):
-        load()
+    load_once()
     ALL_EXPERTS_FUNCTIONS.register(name, experts)

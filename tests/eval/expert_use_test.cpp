@@ -10,6 +10,8 @@
 
 #include <cmath>
 
+#include "upmoe/routing/select.h"
+
 namespace {
 
 using namespace upmoe;

@@ -24,7 +24,11 @@ std::string Case::name() const {
 }
 
 RouterShape Case::shape(std::int64_t experts, std::int64_t per_token) const {
-  return {.experts = experts, .per_token = per_token, .hidden = experts, .vocabulary = kVocabulary, .key = Rng(7)};
+  return {.experts = experts,
+          .per_token = per_token,
+          .hidden = experts,
+          .vocabulary = kVocabulary,
+          .key = Rng(7)};
 }
 
 std::unique_ptr<Router> Case::make(std::int64_t experts, std::int64_t per_token) const {

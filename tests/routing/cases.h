@@ -27,8 +27,8 @@ struct Case {
 };
 void PrintTo(const Case& one, std::ostream* out);
 
-// Every router by its name alone, with each of its flags and choices changed, and with what top-k strategies can be
-// combined with.
+// Every router by its name alone, with each of its flags and choices changed, and with what top-k strategies
+// can be combined with.
 std::vector<Case> cases();
 
 // Standard normal: no two are equal, and a step of 1e-4 changes no order.

@@ -1,6 +1,6 @@
 // What every router promises, by its name alone and with options. A new one is enrolled by its registry line.
-// Shape letters: T tokens, E experts, X experts with those that compute nothing, K experts of one token, N routed
-// pairs, M most experts of any token.
+// Shape letters: T tokens, E experts, X experts with those that compute nothing, K experts of one token, N
+// routed pairs, M most experts of any token.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
@@ -83,7 +83,8 @@ class EveryRouter : public testing::TestWithParam<Case> {
 };
 
 TEST_P(EveryRouter, GivesPairsSortedByTokenWithNoExpertTwice) {
-  for (const bool training : {false, true}) expect_well_formed(route(call_of(random_logits(), training)), T, E);
+  for (const bool training : {false, true})
+    expect_well_formed(route(call_of(random_logits(), training)), T, E);
 }
 
 TEST_P(EveryRouter, GivesEveryTokenKExpertsUnlessItSaysOtherwise) {
@@ -99,8 +100,8 @@ TEST_P(EveryRouter, TakesAnyNumberOfTokensAndOfExperts) {
       for (const bool training : {false, true}) {
         SCOPED_TRACE(fmt::format("{} tokens, {} of {} experts", tokens, per_token, experts));
         expect_well_formed(
-            GetParam().make(experts, per_token)->route(call_of(random_logits(tokens, experts), training)), tokens,
-            experts);
+            GetParam().make(experts, per_token)->route(call_of(random_logits(tokens, experts), training)),
+            tokens, experts);
       }
 }
 
@@ -147,7 +148,8 @@ TEST_P(EveryRouter, HasTheGradientThatSmallStepsShow) {
       };
       const double slope = (moved(kStep) - moved(-kStep)) / (2 * kStep);
       const at::Tensor& grad = leaves[leaf].first.grad();
-      EXPECT_NEAR(grad.defined() ? grad.view(-1)[i].item<double>() : 0, slope, kTolerance) << leaf << ", " << i;
+      EXPECT_NEAR(grad.defined() ? grad.view(-1)[i].item<double>() : 0, slope, kTolerance)
+          << leaf << ", " << i;
     }
 }
 
@@ -156,7 +158,8 @@ TEST_P(EveryRouter, LooksAtLaterTokensOnlyIfItSaysSo) {
   after.narrow(0, T / 2, T / 2).copy_(3 * random_logits(T / 2, E, 5));
   for (const bool training : {false, true}) {
     const Promises promises = training ? GetParam().traits().training : GetParam().traits().evaluation;
-    EXPECT_EQ(same(part(route(call_of(before, training)), 0, T / 2), part(route(call_of(after, training)), 0, T / 2)),
+    EXPECT_EQ(same(part(route(call_of(before, training)), 0, T / 2),
+                   part(route(call_of(after, training)), 0, T / 2)),
               promises.causal)
         << (training ? "training" : "evaluation");
   }
@@ -169,7 +172,8 @@ TEST_P(EveryRouter, LooksAtOtherSequencesOnlyIfItSaysSo) {
     const auto beside = [&](const at::Tensor& other) {
       return part(route(two_sequences(mine, other, training)), 0, T);
     };
-    EXPECT_EQ(same(beside(random_logits(T, E, 5)), beside(3 * random_logits(T / 2, E, 6))), promises.batch_independent)
+    EXPECT_EQ(same(beside(random_logits(T, E, 5)), beside(3 * random_logits(T / 2, E, 6))),
+              promises.batch_independent)
         << (training ? "training" : "evaluation");
   }
 }
@@ -312,8 +316,8 @@ TEST_P(EveryRouter, GoesOnAsAnotherWhoseStateIsPutInItsPlace) {
     const Routing routing = first->route(call_of(random_logits(T, E, 20 + step), /*training=*/true));
     first->after_step({.load_X = routing.load_X, .tokens = T, .step = step, .learning_rate = 1e-3});
   }
-  for (const auto& [from, to] : {std::pair{first->parameters(), second->parameters()},
-                                 {first->buffers(), second->buffers()}})
+  for (const auto& [from, to] :
+       {std::pair{first->parameters(), second->parameters()}, {first->buffers(), second->buffers()}})
     for (std::size_t i = 0; i < from.size(); ++i) to[i].value->detach().copy_(from[i].value->detach());
   for (const bool training : {false, true}) {
     const Call call = call_of(random_logits(), training);

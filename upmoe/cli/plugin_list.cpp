@@ -28,8 +28,9 @@ void print(const Json& list, const std::string& prefix) {
                                      option["default"].get<std::string>() + "]"));
     for (const Json& weight : entry.value("weights", Json::array()))
       fmt::print("  weight   {}\n", weight.get<std::string>());
-    if (entry.contains("traits"))
-      fmt::print("  traits   {}\n", join(entry["traits"].get<std::vector<std::string>>()));
+    const Json facts = entry.value("facts", Json::object());
+    for (const auto& [label, text] : facts.items())
+      fmt::print("  {:<8} {}\n", label, text.get<std::string>());
   }
 }
 

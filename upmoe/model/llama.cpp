@@ -58,8 +58,8 @@ at::ScalarType residual_dtype(const Model& model) {
 
 struct FfnContext {  // what the FFNs of all layers share
   const Watch& watch;
-  bool keeps_neurons = false;           // of all tokens, for who watches
-  routing::Call call = {};              // what routers are told beside what they see
+  bool keeps_neurons = false;              // of all tokens, for who watches
+  routing::Call call = {};                 // what routers are told beside what they see
   std::vector<at::Tensor> replay_TM = {};  // of each layer, or empty
 };
 
@@ -184,6 +184,7 @@ at::Tensor run(const Moe& moe, std::int64_t layer, const at::Tensor& x_NH, const
   call.x_TH = x_NH;
   call.gate_EH = moe.router_EH;
   call.key = call.key.at(static_cast<std::uint64_t>(layer));
+  call.where = fmt::format("{}layer {}: ", call.where, layer);
   if (!context.replay_TM.empty()) call.replay_TM = context.replay_TM.at(static_cast<std::size_t>(layer));
   const routing::Routing routing = moe.router->route(call);
   at::Tensor y_NH = ops::experts(x_NH, routing.token_N, routing.expert_N, routing.weight_N, moe.experts);
@@ -207,14 +208,14 @@ void check(const Model& model, const Input& input, const KvCache* cache) {
 }
 
 // What routers are told of the tokens, one sequence after the other.
-routing::Call make_call(const Input& input, std::int64_t before) {
+routing::Call make_call(const Model& model, const Input& input, std::int64_t before) {
   routing::Call call;
+  call.where = model.where;
   call.token_id_T = input.token_BT.flatten();
   if (input.document_BT.defined()) call.valid_T = (input.document_BT >= 0).flatten();
   for (std::int64_t b = 0; b < input.token_BT.size(0); ++b)
-    call.runs.push_back({.sequence = input.draws.first_sequence + b,
-                         .position = before,
-                         .tokens = input.token_BT.size(1)});
+    call.runs.push_back(
+        {.sequence = input.draws.first_sequence + b, .position = before, .tokens = input.token_BT.size(1)});
   call.training = input.draws.training;
   call.key = Rng(input.draws.seed).at("router").at(static_cast<std::uint64_t>(input.draws.step));
   return call;
@@ -232,12 +233,9 @@ Context make_context(const Model& model, const Input& input, KvCache* cache, at:
           "{}the rotations of the positions (rope) are not finite numbers: theta {}, scaling {}", model.where,
           model.config.llama.rope.theta,
           model.config.llama.rope.scaling.empty() ? "none" : printable(model.config.llama.rope.scaling, 200));
-  return {rope,
-          make_mask(input, before + T, window.defined()),
-          window,
-          cache,
-          compute,
-          {watch, keeps_neurons, make_call(input, before), input.replay_TM}};
+  return {rope,    make_mask(input, before + T, window.defined()),
+          window,  cache,
+          compute, {watch, keeps_neurons, make_call(model, input, before), input.replay_TM}};
 }
 
 at::Tensor run_layer(const Model& model, std::size_t l, const at::Tensor& x_BTH, const Context& context) {

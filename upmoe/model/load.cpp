@@ -188,9 +188,7 @@ Moe empty_moe(const ModelConfig& model, const Rng& key, at::Device device) {
                                    .device = device};
   Moe out;
   out.experts = {std::vector<at::Tensor>(E), std::vector<at::Tensor>(E), std::vector<at::Tensor>(E)};
-  out.router =
-      find_plugin(routing::routers(), config.router, "router")
-          .make(shape, config.router_options);
+  out.router = find_plugin(routing::routers(), config.router, "router").make(shape, config.router_options);
   return out;
 }
 

@@ -29,7 +29,8 @@ Sequences sequences(const Call& call) {
   for (const Run& run : call.runs)
     of.insert(of.end(), static_cast<std::size_t>(run.tokens),
               seen.try_emplace(run.sequence, std::ssize(seen)).first->second);
-  return {std::ssize(seen), at::from_blob(of.data(), {std::ssize(of)}, at::kLong).clone().to(call.x_TH.device())};
+  return {std::ssize(seen),
+          at::from_blob(of.data(), {std::ssize(of)}, at::kLong).clone().to(call.x_TH.device())};
 }
 
 at::Tensor order_by(const at::Tensor& key_N, bool descending) {
@@ -43,10 +44,10 @@ Routing within_capacity(const Routing& routing, const Call& call, Capacity capac
   const std::int64_t E = routing.score_TX.size(1), N = routing.token_N.size(0);
   const auto [S, sequence_T] = sequences(call);
   const at::Tensor sequence_N = sequence_T.index_select(0, routing.token_N),
-                   group_N = sequence_N * E + routing.expert_N,
-                   position_N = at::arange(N, group_N.options()),
-                   real_N = call.valid_T.defined() ? call.valid_T.index_select(0, routing.token_N).to(at::kLong)
-                                                   : at::zeros({N}, group_N.options()) + 1,
+                   group_N = sequence_N * E + routing.expert_N, position_N = at::arange(N, group_N.options()),
+                   real_N = call.valid_T.defined()
+                                ? call.valid_T.index_select(0, routing.token_N).to(at::kLong)
+                                : at::zeros({N}, group_N.options()) + 1,
                    pairs_S = at::zeros({S}, group_N.options()).index_add(0, sequence_N, real_N),
                    most_S = (pairs_S.to(at::kDouble) * (capacity.factor / static_cast<double>(E)) - kRounding)
                                 .ceil()

@@ -3,9 +3,9 @@
 
 #include "upmoe/routing/router.h"
 
-// Random numbers of tokens: each depends on the key of the call, the name of what is drawn, the token's sequence
-// and position, and the column. So the split of a batch, recomputation and the number of threads don't matter,
-// and nothing is stored. Shape letters: T tokens, C columns.
+// Random numbers of tokens: each depends on the key of the call, the name of what is drawn, the token's
+// sequence and position, and the column. So the split of a batch, recomputation and the number of threads
+// don't matter, and nothing is stored. Shape letters: T tokens, C columns.
 namespace upmoe::routing {
 
 enum class Draw {

@@ -20,7 +20,8 @@ Routing Router::route(const Call& call) const {
   const bool has_logits = logits_TX.defined();
   if (has_logits && !call.training && logits_TX.is_cpu())
     require(logits_TX.detach().isfinite().all().item<bool>(),
-            "the router's logits are not finite: the weights or the activations have overflowed");
+            "{}the router's logits are not finite: the weights or the activations have overflowed",
+            call.where);
   Routing out = decide(call, logits_TX);
   out.logits_TX = logits_TX;
   out.load_X = count_load(out.chosen_TM, call.valid_T, out.score_TX.size(1));

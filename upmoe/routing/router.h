@@ -10,8 +10,8 @@
 #include "upmoe/random/key.h"
 #include "upmoe/routing/routing.h"
 
-// Shape letters: T tokens, H hidden size, E experts, K experts of one token, N routed pairs, M most experts that
-// any token may have.
+// Shape letters: T tokens, H hidden size, E experts, K experts of one token, N routed pairs, M most experts
+// that any token may have.
 namespace upmoe::routing {
 
 // What a router is made for: the experts of one layer.
@@ -21,8 +21,8 @@ struct RouterShape {
   at::Device device = at::kCPU;
 };
 
-// What a layer asks its router, for the tokens of a batch one sequence after the other. Only x and the gate are
-// needed; what else is left out is not known, and a strategy that can't do without it says so.
+// What a layer asks its router, for the tokens of a batch one sequence after the other. Only x and the gate
+// are needed; what else is left out is not known, and a strategy that can't do without it says so.
 struct Call {
   at::Tensor x_TH;        // what the router and the experts see
   at::Tensor gate_EH;     // the layer's router weight
@@ -31,10 +31,12 @@ struct Call {
   std::vector<Run> runs;  // which tokens are which; empty: all are one sequence, from its beginning
   at::Tensor replay_TM;   // chosen_TM of an earlier Routing: these experts again, whatever the scores are
   bool training = false;  // draws, drops over capacity and balances by force only where this is true
-  Rng key{0};             // of (seed, layer, step): the same call draws the same, in recomputation too
+  Rng key{0};             // of (seed, step, layer): the same call draws the same, in recomputation too
+  std::string where;      // what errors begin with: "FOLDER: layer 3: "
 };
 
-// A parameter or a buffer, under its name within the layer; the value may be replaced by another of its shape.
+// A parameter or a buffer, under its name within the layer; the value may be replaced by another of its
+// shape.
 struct State {
   std::string name;
   at::Tensor* value;
@@ -48,13 +50,14 @@ struct Step {
   double learning_rate = 0;
 };
 
-// A routing strategy. Asking it changes nothing, so recomputing a layer is asking again. By default logits are
-// x W^T of the layer's router weight in float32, so that every strategy can be trained from one checkpoint.
+// A routing strategy. Asking it changes nothing, so recomputing a layer is asking again. By default logits
+// are x W^T of the layer's router weight in float32, so that every strategy can be trained from one
+// checkpoint.
 class Router {
  public:
   virtual ~Router() = default;
-  // Float32; float64 where x is, for the tests of gradients. Logits that are not finite: in evaluation an error on
-  // the CPU; in training the weights and `loss` become not finite, so that the step can be skipped.
+  // Float32; float64 where x is, for the tests of gradients. Logits that are not finite: in evaluation an
+  // error on the CPU; in training the weights and `loss` become not finite, so that the step can be skipped.
   Routing route(const Call& call) const;
   // Once after each optimizer step that was not skipped.
   virtual void after_step(const Step& /*step*/) {}
@@ -97,13 +100,14 @@ struct RouterInfo {
   std::vector<OptionInfo> options;
   std::function<RouterTraits(const RouterShape&, const Values&)> traits;
   std::function<Holders(const Values&)> holders;
-  std::function<std::int64_t(const RouterShape&)> per_token;  // K: what is asked for, unless it is part of the strategy
+  std::function<std::int64_t(const RouterShape&)>
+      per_token;  // K: what is asked for, unless it is part of the strategy
   std::function<std::unique_ptr<Router>(RouterShape, const Values&)> make;
 };
 
-// What a router's file hands to the registry. R has a nested struct Options, a constructor (RouterShape, Options),
-// static RouterTraits traits(RouterShape, Options) and static Holders holders(Options); static std::int64_t
-// per_token(RouterShape) only where K is part of the strategy.
+// What a router's file hands to the registry. R has a nested struct Options, a constructor (RouterShape,
+// Options), static RouterTraits traits(RouterShape, Options) and static Holders holders(Options); static
+// std::int64_t per_token(RouterShape) only where K is part of the strategy.
 template <class R>
 RouterInfo info(std::string name, std::string summary, std::string formula, std::string source) {
   using Options = typename R::Options;
@@ -112,18 +116,19 @@ RouterInfo info(std::string name, std::string summary, std::string formula, std:
     if constexpr (requires { R::per_token(shape); }) shape.per_token = R::per_token(shape);
     return shape;
   };
-  return {.name = std::move(name),
-          .summary = std::move(summary),
-          .formula = std::move(formula),
-          .source = std::move(source),
-          .options = describe<Options>(),
-          .traits = [=](const RouterShape& shape,
-                        const Values& values) { return R::traits(fixed(shape), parse<Options>(values, owner)); },
-          .holders = [=](const Values& values) { return R::holders(parse<Options>(values, owner)); },
-          .per_token = [=](const RouterShape& shape) { return fixed(shape).per_token; },
-          .make = [=](RouterShape shape, const Values& values) -> std::unique_ptr<Router> {
-            return std::make_unique<R>(fixed(shape), parse<Options>(values, owner));
-          }};
+  return {
+      .name = std::move(name),
+      .summary = std::move(summary),
+      .formula = std::move(formula),
+      .source = std::move(source),
+      .options = describe<Options>(),
+      .traits = [=](const RouterShape& shape,
+                    const Values& values) { return R::traits(fixed(shape), parse<Options>(values, owner)); },
+      .holders = [=](const Values& values) { return R::holders(parse<Options>(values, owner)); },
+      .per_token = [=](const RouterShape& shape) { return fixed(shape).per_token; },
+      .make = [=](RouterShape shape, const Values& values) -> std::unique_ptr<Router> {
+        return std::make_unique<R>(fixed(shape), parse<Options>(values, owner));
+      }};
 }
 
 }  // namespace upmoe::routing

@@ -1,8 +1,8 @@
 #pragma once
 #include "upmoe/routing/routing.h"
 
-// What routers are written with. Nothing here waits for a GPU but masked_select and nonzero, where the number of
-// pairs is what the tokens ask for.
+// What routers are written with. Nothing here waits for a GPU but masked_select and nonzero, where the number
+// of pairs is what the tokens ask for.
 namespace upmoe::routing {
 
 // The K largest scores of each token, largest first; of equal ones the expert with the lower number, on every

@@ -19,9 +19,9 @@ class SoftmaxTopk final : public TopkRouter {
     }
   };
   static RouterTraits traits(const RouterShape& shape, const Options& options) {
-    return with_options({.sums_to_one = options.renormalise,
-                         .sum_at_start = options.renormalise ? 1 : uniform_share(shape)},
-                        options);
+    return with_options(
+        {.sums_to_one = options.renormalise, .sum_at_start = options.renormalise ? 1 : uniform_share(shape)},
+        options);
   }
   static Holders holders(const Options& options) {
     if (options.renormalise) return {.by = {"mixtral", "qwen2_moe (norm_topk_prob = true)", "granitemoe"}};

@@ -25,7 +25,8 @@ TopkRouter::TopkRouter(const RouterShape& shape, const TopkOptions& options)
   require(1 <= shape.per_token && shape.per_token <= shape.experts, "top-{} of {} experts", shape.per_token,
           shape.experts);
   require_asked(options.noise_scale >= 0, "noise-scale is {}, expected 0 or more", options.noise_scale);
-  require_asked(0 <= options.jitter && options.jitter < 1, "jitter is {}, expected 0 or more and below 1", options.jitter);
+  require_asked(0 <= options.jitter && options.jitter < 1, "jitter is {}, expected 0 or more and below 1",
+                options.jitter);
   require_asked(options.capacity >= 0, "capacity is {}, expected 0 or more", options.capacity);
 }
 
@@ -41,9 +42,10 @@ Routing TopkRouter::decide(const Call& call, const at::Tensor& logits_TE) const 
   Pick pick = pick_of(call.replay_TM, shape_.per_token);
   at::Tensor noisy_TE = logits_TE;
   if (call.training && options_.noise.value != "none")
-    noisy_TE = logits_TE + options_.noise_scale *
-                               draw(call, "noise", options_.noise.value == "gumbel" ? Draw::gumbel : Draw::normal,
-                                    logits_TE.size(1));
+    noisy_TE =
+        logits_TE + options_.noise_scale *
+                        draw(call, "noise", options_.noise.value == "gumbel" ? Draw::gumbel : Draw::normal,
+                             logits_TE.size(1));
   if (!noisy_TE.is_same(logits_TE) && options_.noise_for.value == "choice") {
     if (!call.replay_TM.defined())
       pick = pick_of(choose(noisy_TE.detach(), pick).chosen_TM, shape_.per_token);
@@ -51,7 +53,8 @@ Routing TopkRouter::decide(const Call& call, const at::Tensor& logits_TE) const 
   }
   Routing out = choose(noisy_TE, pick);
   if (call.training && options_.capacity > 0)
-    out = within_capacity(out, call, {.factor = options_.capacity, .by_weight = options_.drop.value == "probability"});
+    out = within_capacity(out, call,
+                          {.factor = options_.capacity, .by_weight = options_.drop.value == "probability"});
   return out;
 }
 

@@ -6,8 +6,8 @@
 // Shape letters: T tokens, E experts, K experts of one token.
 namespace upmoe::routing {
 
-// The K experts of each token by a table of scores, int64 [T, K]: those of the largest scores, or those that are
-// replayed.
+// The K experts of each token by a table of scores, int64 [T, K]: those of the largest scores, or those that
+// are replayed.
 using Pick = std::function<at::Tensor(const at::Tensor& score_TE)>;
 
 // What all strategies that give every token K experts can be combined with; in training alone.
@@ -21,12 +21,16 @@ struct TopkOptions {
   void visit(auto&& field) {
     field(noise, "noise", "noise on the logits, in training");
     field(noise_scale, "noise-scale", "factor on the noise");
-    field(noise_for, "noise-for", "what the noise changes: the choice of experts, or both choice and weights");
-    field(jitter, "jitter", "the router's input times a number within 1 - jitter and 1 + jitter, in training");
+    field(noise_for, "noise-for",
+          "what the noise changes: the choice of experts, or both choice and weights");
+    field(jitter, "jitter",
+          "the router's input times a number within 1 - jitter and 1 + jitter, in training");
     field(capacity, "capacity",
-          "capacity factor: in training an expert takes at most ceil(factor * k * tokens / experts) of a sequence; "
+          "capacity factor: in training an expert takes at most ceil(factor * k * tokens / experts) of a "
+          "sequence; "
           "0: no limit");
-    field(drop, "drop", "which pairs are dropped over capacity: the last ones, or those of the smallest weights");
+    field(drop, "drop",
+          "which pairs are dropped over capacity: the last ones, or those of the smallest weights");
   }
 };
 
