@@ -6,7 +6,11 @@
   ROUTER(softmax_topk)        \
   ROUTER(topk_softmax)        \
   ROUTER(switch_)             \
-  ROUTER(gshard)
+  ROUTER(gshard)              \
+  ROUTER(sigmoid_topk)        \
+  ROUTER(bias_topk)           \
+  ROUTER(group_topk)          \
+  ROUTER(sqrt_softplus_topk)
 
 namespace upmoe::routing {
 
