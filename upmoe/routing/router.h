@@ -83,6 +83,9 @@ struct RouterTraits {
   bool ragged = false;            // a token may have any number of experts
   bool draws = false;             // random numbers in training
   bool needs_token_ids = false;
+  bool has_logits = true;        // its choice depends on something that is trained
+  bool has_chance = false;       // gives Routing::chance_TX in training
+  bool even_load = false;        // gives every expert the same number of tokens, whatever is trained
   bool balances_itself = false;  // wants no balancing loss
   double sum_at_start = 1;       // expected sum of a token's weights while all logits are near 0
 };
