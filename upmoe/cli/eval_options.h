@@ -1,6 +1,7 @@
 #pragma once
 #include "upmoe/base/options.h"
 #include "upmoe/cli/model_flags.h"
+#include "upmoe/cli/router_flag.h"
 #include "upmoe/cli/text_flags.h"
 
 namespace upmoe::cli {
@@ -10,6 +11,7 @@ struct EvalOptions {
   std::int64_t context = 0, stride = 0, max_tokens = 0;
   TextFlags text;
   ModelFlags model;
+  RouterFlag router;
   bool json = false;
   void visit(auto&& field) {
     field(context, "context", "tokens in a window; 0: the model's context, and for texts at most 2048");
@@ -19,6 +21,7 @@ struct EvalOptions {
     field(max_tokens, "max-tokens", "tokens to read of each text; 0: no limit");
     text.visit(field);
     model.visit(field);
+    router.visit(field);
     field(json, "json", "print one JSON object");
   }
 };

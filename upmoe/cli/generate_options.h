@@ -1,6 +1,7 @@
 #pragma once
 #include "upmoe/base/options.h"
 #include "upmoe/cli/model_flags.h"
+#include "upmoe/cli/router_flag.h"
 
 namespace upmoe::cli {
 
@@ -14,6 +15,8 @@ struct GenerateOptions {
   double top_p = 1;
   std::int64_t seed = 0;
   ModelFlags model;
+  RouterFlag router;
+  Choices allow{{}, {"noncausal"}};
   bool json = false;
   void visit(auto&& field) {
     field(prompt, "prompt", "text to continue");
@@ -29,6 +32,8 @@ struct GenerateOptions {
           "sample from the smallest set of most likely tokens with this probability in all; 1: no limit");
     field(seed, "seed", "random seed; the same seed gives the same text");
     model.visit(field);
+    router.visit(field);
+    field(allow, "allow", "noncausal: accept a router whose choice of experts depends on later tokens");
     field(json, "json", "print one JSON object at the end");
   }
 };

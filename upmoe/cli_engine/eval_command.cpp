@@ -103,6 +103,13 @@ EvalReport empty_report(const model::Model& model, const EvalOptions& options) {
   EvalReport report{.compute = dtype_text(model.compute),
                     .dtype = dtype_text(model.embedding_VH.scalar_type()),
                     .device = model.device.str()};
+  if (model.config.moe) {
+    const model::MoeConfig& moe = *model.config.moe;
+    report.router = {.name = moe.router,
+                     .options = moe.router_options,
+                     .is_other = !options.router.name.empty(),
+                     .causal = model::router_traits(moe).evaluation.causal};
+  }
   if (model.device.is_cpu()) report.products = ops::kernels_of_products(model.compute);
   report.windows = {.context = context_of(model, options.context, 2048, options.text),
                     .stride = options.stride,
@@ -117,7 +124,7 @@ int run(Arguments arguments) {
     throw UsageError("name a text or a token file: --data FILE, or questions: --choices FILE");
   const auto options = parse<EvalOptions>(values_of(arguments.settings), "'upmoe eval'");
   const std::string named = std::exchange(arguments.folder, find_source(arguments.folder).folder.string());
-  const model::Model model = load_model(arguments.folder, options.model);
+  const model::Model model = load_model(arguments.folder, options.model, options.router);
   EvalReport report = empty_report(model, options);
   report.folder = named;
   Asked asked{

@@ -66,6 +66,11 @@ Json to_json(const std::vector<ExpertUse::Layer>& layers) {
   return out;
 }
 
+Json to_json(const RouterResult& router) {
+  if (router.name.empty()) return nullptr;
+  return {{"name", router.name}, {"options", router.options}, {"causal", router.causal}};
+}
+
 Json to_json(const eval::Choices& found, const std::vector<eval::Question>& asked) {
   const auto or_null = [](const std::optional<double>& number) {
     return number ? Json(*number) : Json(nullptr);
@@ -99,6 +104,7 @@ Json finite_json(const EvalReport& report) {
               {"compute", report.compute},
               {"products", report.products.empty() ? Json(nullptr) : Json(report.products)},
               {"threads", at::get_num_threads()},
+              {"router", to_json(report.router)},
               {"partial", report.partial}};
   if (!report.texts.empty()) {
     out["context"] = report.windows.context;
@@ -188,6 +194,23 @@ void print_choices(const std::vector<ChoicesResult>& choices) {
                shown(found.acc), shown(found.acc_norm), found.truncated);
 }
 
+// Lines about a router that is not the checkpoint's own, or that looks ahead.
+std::string router_text(const RouterResult& router) {
+  std::string out;
+  if (router.is_other) {
+    out = "router " + router.name;
+    for (const auto& [key, value] : router.options) out += "," + key + "=" + printable(value);
+    out += ", in place of the checkpoint's own\n";
+  }
+  if (!router.causal)
+    out += fmt::format(
+        "not causal: the router '{}' chooses a token's experts by looking at later tokens too, so these "
+        "numbers are "
+        "better than any generated text can be\n",
+        router.name);
+  return out;
+}
+
 }  // namespace
 
 void print(const EvalReport& report) {
@@ -200,7 +223,7 @@ void print(const EvalReport& report) {
   if (!report.texts.empty())
     fmt::print("; windows of {} tokens{}", context,
                stride == context ? "" : fmt::format(", every {}", stride));
-  fmt::print("\n");
+  fmt::print("\n{}", router_text(report.router));
   if (!report.texts.empty()) print_texts(report);
   if (!report.choices.empty()) print_choices(report.choices);
   fmt::print("\nmemory at the peak: {}\n", human_bytes(peak_memory()));

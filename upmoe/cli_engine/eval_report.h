@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "upmoe/base/options.h"
 #include "upmoe/eval/choices.h"
 #include "upmoe/eval/expert_use.h"
 #include "upmoe/eval/perplexity.h"
@@ -21,9 +22,17 @@ struct ChoicesResult {
   eval::Choices found;
 };
 
+struct RouterResult {
+  std::string name;  // empty: a dense model
+  Values options;
+  bool is_other = false;  // than the checkpoint's own
+  bool causal = true;
+};
+
 // What `upmoe eval` has found, of a model and how it was run.
 struct EvalReport {
   std::string folder, compute, dtype, device;
+  RouterResult router;
   std::string products;  // whose kernels multiply; empty on a GPU
   eval::WindowOptions windows;
   std::vector<TextResult> texts;

@@ -34,6 +34,17 @@ struct Arguments {
   Settings settings;
 };
 
+// A token's experts would be others once the next token is there: text made so is not what the model was
+// trained for.
+void require_causal(const model::Model& model, const GenerateOptions& options) {
+  const auto& moe = model.config.moe;
+  require_asked(
+      !moe || !options.allow.values.empty() || model::router_traits(*moe).token_independent,
+      "the router '{}' chooses the experts of a token by looking at other tokens, also at later ones, "
+      "which are not there yet while text is generated; --allow noncausal runs it all the same",
+      moe ? moe->router : "");
+}
+
 std::string standard_input() {
   constexpr std::size_t kMost = 64u << 20;  // as of a file
   std::string text;
@@ -183,7 +194,8 @@ int run(Arguments arguments) {
   if (streams)
     decoder = std::make_unique<PythonFilter>(
         std::vector<std::string>{"decode", "--stream", "--", arguments.folder});
-  const model::Model model = load_model(arguments.folder, options.model);
+  const model::Model model = load_model(arguments.folder, options.model, options.router);
+  require_causal(model, options);
   how.end = model::end_tokens(Folder(arguments.folder), model.config);
 
   const char* before = "";

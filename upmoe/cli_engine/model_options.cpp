@@ -76,7 +76,7 @@ int num_threads(const ModelFlags& flags) {
 }
 
 std::vector<model::Model> load_models(const std::vector<std::filesystem::path>& folders,
-                                      const ModelFlags& flags) {
+                                      const ModelFlags& flags, const RouterFlag& router) {
   const bool has_cuda = at::hasCUDA();
   require_asked(flags.device.value != "cuda" || has_cuda, "--device cuda: torch {} sees no such device here",
                 UPMOE_TORCH_VERSION);
@@ -86,6 +86,7 @@ std::vector<model::Model> load_models(const std::vector<std::filesystem::path>& 
   model::LoadOptions options;
   options.device = has_cuda && flags.device.value != "cpu" ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU);
   if (flags.dtype.value != "auto") options.dtype = dtype_of(flags.dtype.value);
+  if (!router.name.empty()) options.router = parse_named_values(router.name);
   std::vector<model::Model> models;
   std::vector<at::ScalarType> dtypes;
   for (const std::filesystem::path& folder : folders) {
@@ -100,8 +101,9 @@ std::vector<model::Model> load_models(const std::vector<std::filesystem::path>& 
   return models;
 }
 
-model::Model load_model(const std::filesystem::path& folder, const ModelFlags& flags) {
-  return std::move(load_models({folder}, flags).front());
+model::Model load_model(const std::filesystem::path& folder, const ModelFlags& flags,
+                        const RouterFlag& router) {
+  return std::move(load_models({folder}, flags, router).front());
 }
 
 }  // namespace upmoe::cli

@@ -225,6 +225,11 @@ void require_intact(const Model& model) {
   if (model.files) model.files->require_intact();
 }
 
+routing::RouterTraits router_traits(const MoeConfig& config) {
+  return find_plugin(routing::routers(), config.router, "router")
+      .traits({.experts = config.shape.experts, .per_token = config.shape.per_token}, config.router_options);
+}
+
 std::vector<NamedWeight> router_state(Model& model) {
   std::vector<NamedWeight> out;
   for (std::size_t l = 0; l < model.layers.size(); ++l) {

@@ -25,6 +25,9 @@ Model load(const std::filesystem::path& folder, const LoadOptions& options = {})
 // meanwhile.
 void require_intact(const Model& model);
 
+// What the router of a Mixture of Experts promises.
+routing::RouterTraits router_traits(const MoeConfig& config);
+
 // Every weight under its Hugging Face name (with one name an expert, however it is stored), in the model's
 // order.
 struct NamedWeight {
