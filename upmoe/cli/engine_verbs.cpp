@@ -42,8 +42,10 @@ const std::vector<Command>& engine_commands() {
        "  upmoe generate ./smol-8x --chat --prompt 'Who are you?' --temperature 0.7 --top-p 0.9 --seed 1\n"
        "  upmoe generate ./smol-8x --tokens '1 504 4521' --json             # ids in and out, without Python",
        listed, generate_options},
-      {"routers", "list the routing strategies that the engine can run", "  upmoe routers --json\n", listed,
-       json_option},
+      {"routers", "list the routing strategies that the engine can run",
+       "  upmoe routers\n  upmoe routers bias_topk --json\n", listed, json_option},
+      {"losses", "list the balancing losses that a router can be trained with",
+       "  upmoe losses\n  upmoe losses switch --json\n", listed, json_option},
   };
   return all;
 }

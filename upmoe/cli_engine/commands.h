@@ -9,5 +9,6 @@ Action eval_command(CLI::App& app);
 Action verify_command(CLI::App& app);
 Action generate_command(CLI::App& app);
 Action routers_command(CLI::App& app);
+Action losses_command(CLI::App& app);
 
 }  // namespace upmoe::cli

@@ -38,8 +38,8 @@ Action attach(CLI::App& app) {
 std::vector<Command> verbs() {
   static const std::map<std::string_view, Action (*)(CLI::App&)> actions = {
       {"calibrate", attach<calibrate_command>}, {"eval", attach<eval_command>},
-      {"generate", attach<generate_command>},   {"routers", attach<routers_command>},
-      {"verify", attach<verify_command>},
+      {"generate", attach<generate_command>},   {"losses", attach<losses_command>},
+      {"routers", attach<routers_command>},     {"verify", attach<verify_command>},
   };
   std::vector<Command> all = engine_commands();
   for (Command& command : all) command.attach = actions.at(command.name);

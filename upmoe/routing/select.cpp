@@ -1,35 +1,57 @@
 #include "upmoe/routing/select.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/arange.h>
-#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/sort.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
-#include <vector>
 
 namespace upmoe::routing {
 namespace {
 
-constexpr std::int64_t kMostNumbers = 1 << 24;  // sorted at once
+// A token's K best so far, in order: an expert goes in front of those whose score is smaller, and so behind
+// those that are equal and came before it. NaN goes in front of nothing.
+template <class Real>
+void select_rows(const Real* score, std::int64_t* expert, std::int64_t T, std::int64_t E, std::int64_t K) {
+  constexpr std::int64_t kGrain = 256;  // tokens
+  at::parallel_for(0, T, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t t = begin; t < end; ++t) {
+      const Real* s = score + t * E;
+      std::int64_t* best = expert + t * K;
+      for (std::int64_t e = 0, filled = 0; e < E; ++e) {
+        std::int64_t at = filled;
+        while (at > 0 && s[e] > s[best[at - 1]]) --at;
+        if (at == K) continue;
+        filled = std::min(filled + 1, K);
+        std::copy_backward(best + at, best + filled - 1, best + filled);
+        best[at] = e;
+      }
+    }
+  });
+}
 
 }  // namespace
 
 at::Tensor select_topk(const at::Tensor& score_TE, std::int64_t per_token) {
+  const at::Tensor score = score_TE.detach().contiguous();
+  const std::int64_t T = score.size(0), E = score.size(1);
   // at::topk would leave the order of equal scores to the device.
-  const at::Tensor score = score_TE.detach();
-  const std::int64_t T = score.size(0), step = std::max<std::int64_t>(1, kMostNumbers / score.size(1));
-  std::vector<at::Tensor> chosen;  // in pieces, since sorted tables take three times what they are made of
-  for (std::int64_t begin = 0; begin == 0 || begin < T; begin += step) {
-    const auto [sorted, expert_TE] =
-        at::sort(score.narrow(0, begin, std::min(step, T - begin)), /*stable=*/true,
-                 /*dim=*/-1, /*descending=*/true);
-    chosen.push_back(expert_TE.narrow(/*dim=*/-1, /*start=*/0, per_token).contiguous());
-  }
-  return chosen.size() == 1 ? chosen.front() : at::cat(chosen);
+  if (!score.is_cpu())
+    return std::get<1>(at::sort(score, /*stable=*/true, /*dim=*/-1, /*descending=*/true))
+        .narrow(/*dim=*/-1, /*start=*/0, per_token)
+        .contiguous();
+  const at::Tensor out = at::empty({T, per_token}, score.options().dtype(at::kLong));
+  auto* expert = out.mutable_data_ptr<std::int64_t>();
+  if (score.scalar_type() == at::kDouble)
+    select_rows(score.const_data_ptr<double>(), expert, T, E, per_token);
+  else
+    select_rows(score.const_data_ptr<float>(), expert, T, E, per_token);
+  return out;
 }
 
 Routing from_topk(const at::Tensor& expert_TK, const at::Tensor& weight_TK, const at::Tensor& score_TE) {
