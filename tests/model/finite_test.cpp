@@ -2,6 +2,7 @@
 // error, or the result is not finite, or the weight had no influence.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full_like.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -56,6 +57,21 @@ TEST_P(NotFinite, WeightsNeverLookRight) {
       *value = before.clone();
       value->view({-1})[value->numel() / 3].fill_(bad);
       expect_never_looks_right(fmt::format("{} in {}", bad, name));
+      *value = before;
+    }
+}
+
+// Without an error, so that a trainer can skip the step: with gradients and without.
+TEST_P(NotFinite, WeightsMakeTheLossOfTrainingNotFinite) {
+  for (const bool gradients : {false, true})
+    for (const auto& [name, value] : named_weights(model_)) {
+      const at::AutoGradMode mode(gradients);
+      const at::Tensor before = *value, token_BT = test::some_tokens(1, 5);
+      *value = at::full_like(before, INFINITY).set_requires_grad(gradients);
+      const Input input{.token_BT = token_BT, .draws = {.training = true}};
+      const at::Tensor nll_N = ops::token_nll(hidden_states(model_, input).flatten(0, 1), model_.head_VH,
+                                              token_BT.flatten().roll(1));
+      EXPECT_FALSE(nll_N.sum().isfinite().item<bool>() && name.find("experts.") == std::string::npos) << name;
       *value = before;
     }
 }

@@ -22,6 +22,7 @@ at::Tensor apply(const Linear& linear, const at::Tensor& x) {
   return ops::linear(x, linear.weight_OI, linear.bias_O);
 }
 
+constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 constexpr std::int64_t kQueries = 512;              // that see a window at once
 constexpr std::int64_t kMostNumbers = 1 << 26;      // of queries, or of neurons, at once
 constexpr std::int64_t kMostActivations = 1 << 29;  // of a layer, about, unless one window has more
@@ -79,12 +80,14 @@ at::Tensor remember(const at::Tensor& kept_BSGD, const at::Tensor& fresh_BTGD, s
 }
 
 // Softmax kernels, and norms that overflow, give plain numbers where there are none: so what goes in is
-// looked at. Elsewhere than on a CPU that would have to be waited for.
-void require_finite(const Model& model, const at::Tensor& x, double squares, std::int64_t layer,
-                    const char* what) {
-  if (!x.is_cpu()) return;
+// looked at. Elsewhere than on a CPU that would have to be waited for. An error; in training false, and the
+// caller makes NaN of its result, so that the loss is not finite and the step can be skipped.
+bool is_finite(const Model& model, const at::Tensor& x, double squares, std::int64_t layer, const char* what,
+               bool training) {
+  if (!x.is_cpu()) return true;
   const double most = ops::largest(x);
-  if (most * most * squares <= std::numeric_limits<float>::max()) return;
+  if (most * most * squares <= std::numeric_limits<float>::max()) return true;
+  if (training) return false;
   fail(
       "{}{}: the {} are not finite, or too large for float32: the weights or the activations have overflowed",
       model.where, layer < 0 ? "after the last layer" : fmt::format("layer {}", layer), what);
@@ -139,11 +142,13 @@ at::Tensor attend(const Model& model, std::size_t l, const at::Tensor& x_BTH, co
     return ops::rotate(x, context.rope.cos_BTd, context.rope.sin_BTd);
   };
   const auto layer = static_cast<std::int64_t>(l);
+  const bool training = context.ffn.call.training;
+  bool whole = true;
   at::Tensor y_BTH;
   for (const ops::Range g : ops::cut(config.num_kv_heads, std::max<std::int64_t>(1, most_heads / group), 1)) {
     at::Tensor k = rotated(project(attention.k, g)), v = project(attention.v, g);
-    require_finite(model, k, static_cast<double>(D), layer, "keys of attention");
-    require_finite(model, v, 1, layer, "values of attention");
+    whole = is_finite(model, k, static_cast<double>(D), layer, "keys of attention", training) && whole;
+    whole = is_finite(model, v, 1, layer, "values of attention", training) && whole;
     if (context.cache != nullptr) {
       k = remember(context.cache->k_BSGD[l].narrow(2, g.begin, g.size), k, context.cache->length);
       v = remember(context.cache->v_BSGD[l].narrow(2, g.begin, g.size), v, context.cache->length);
@@ -152,13 +157,13 @@ at::Tensor attend(const Model& model, std::size_t l, const at::Tensor& x_BTH, co
          ops::cut(g.size * group, std::max(most_heads, g.size > 1 ? g.size * group : 1), 1)) {
       const ops::Range q_heads{g.begin * group + some.begin, some.size};
       const at::Tensor q = rotated(project(attention.q, q_heads));
-      require_finite(model, q, static_cast<double>(D), layer, "queries of attention");
+      whole = is_finite(model, q, static_cast<double>(D), layer, "queries of attention", training) && whole;
       const at::Tensor part_BTH =
           apply(columns(attention.o, q_heads, D), see(q, k, v, context).reshape({B, T, -1}));
       y_BTH = y_BTH.defined() ? y_BTH.to(residual_dtype(model)) + part_BTH : part_BTH;
     }
   }
-  return y_BTH;
+  return whole ? y_BTH : y_BTH * kNan;
 }
 
 at::Tensor run(const Ffn& ffn, std::int64_t layer, const at::Tensor& x_NH, const FfnContext& context) {
@@ -241,9 +246,9 @@ Context make_context(const Model& model, const Input& input, KvCache* cache, at:
 at::Tensor run_layer(const Model& model, std::size_t l, const at::Tensor& x_BTH, const Context& context) {
   const Layer& layer = model.layers[l];
   const auto norm = [&](const at::Tensor& x, const at::Tensor& weight_H) {
-    require_finite(model, x, static_cast<double>(x.size(-1)), static_cast<std::int64_t>(l),
-                   "sums that go in");
-    return ops::rms_norm(x, weight_H, model.config.llama.rms_norm_eps).to(context.compute);
+    const bool whole = is_finite(model, x, static_cast<double>(x.size(-1)), static_cast<std::int64_t>(l),
+                                 "sums that go in", context.ffn.call.training);
+    return ops::rms_norm(whole ? x : x * kNan, weight_H, model.config.llama.rms_norm_eps).to(context.compute);
   };
   const at::Tensor y_BTH = x_BTH + attend(model, l, norm(x_BTH, layer.attention_norm_H), context);
   const at::Tensor normed_NH = norm(y_BTH, layer.ffn_norm_H).flatten(0, 1);
@@ -279,7 +284,7 @@ at::Tensor hidden_states(const Model& model, const Input& input, KvCache* cache,
   at::Tensor x = at::embedding(model.embedding_VH, input.token_BT).to(residual_dtype(model));
   for (std::size_t l = 0; l < model.layers.size(); ++l) x = run_layer(model, l, x, context);
   if (cache != nullptr) cache->length += input.token_BT.size(1);
-  return final_norm(model, x, model.compute);
+  return final_norm(model, x, model.compute, input.draws.training);
 }
 
 at::Tensor embed(const Model& model, const Input& input) {
@@ -293,9 +298,11 @@ at::Tensor run_layer(const Model& model, std::size_t l, const Input& input, cons
                    make_context(model, input, nullptr, compute, /*keeps_neurons=*/true, watch));
 }
 
-at::Tensor final_norm(const Model& model, const at::Tensor& x_BTH, at::ScalarType compute) {
-  require_finite(model, x_BTH, static_cast<double>(x_BTH.size(-1)), /*layer=*/-1, "sums");
-  return ops::rms_norm(x_BTH, model.norm_H, model.config.llama.rms_norm_eps).to(compute);
+at::Tensor final_norm(const Model& model, const at::Tensor& x_BTH, at::ScalarType compute, bool training) {
+  const bool whole =
+      is_finite(model, x_BTH, static_cast<double>(x_BTH.size(-1)), /*layer=*/-1, "sums", training);
+  return ops::rms_norm(whole ? x_BTH : x_BTH * kNan, model.norm_H, model.config.llama.rms_norm_eps)
+      .to(compute);
 }
 
 at::Tensor ffn(const Model& model, std::int64_t layer, const at::Tensor& in_NH) {

@@ -102,7 +102,8 @@ at::Tensor ffn(const Model& model, std::int64_t layer, const at::Tensor& in_NH);
 at::Tensor embed(const Model& model, const Input& input);
 at::Tensor run_layer(const Model& model, std::size_t l, const Input& input, const at::Tensor& x_BTH,
                      at::ScalarType compute, const Watch& watch = {});
-at::Tensor final_norm(const Model& model, const at::Tensor& x_BTH, at::ScalarType compute);
+at::Tensor final_norm(const Model& model, const at::Tensor& x_BTH, at::ScalarType compute,
+                      bool training = false);
 
 // float32 [..., V], of hidden states. For a loss use ops::token_nll, which never makes this table.
 at::Tensor logits(const Model& model, const at::Tensor& hidden);
