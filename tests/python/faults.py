@@ -9,10 +9,11 @@ import conftest
 import tiny
 
 
-def build(folder: Path) -> Path:
-    """Compiles the library; None where there is no compiler."""
-    library = folder / "faults.so"
-    command = ["cc", "-shared", "-fPIC", "-O1", "-o", library, tiny.REPOSITORY / "tests" / "faults" / "faults.c", "-ldl"]
+def build(folder: Path, name: str = "faults") -> Path | None:
+    """Compiles a library of tests/faults; None where there is no compiler."""
+    library = folder / f"{name}.so"
+    source = tiny.REPOSITORY / "tests" / "faults" / f"{name}.c"
+    command = ["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"]
     try:
         subprocess.run(list(map(str, command)), check=True)
     except FileNotFoundError:

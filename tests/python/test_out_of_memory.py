@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import conftest
+import faults
 import synthetic
 import tiny
 
@@ -54,25 +55,52 @@ def test_too_little_memory_is_told(source, tmp_path, verb):
     assert result.returncode == 0 and failures > 0
 
 
-def test_too_little_memory_is_told_by_the_verbs_that_run_models(tiny_folder, convert, tmp_path):
+@pytest.fixture
+def model_verbs(tiny_folder, convert, tmp_path):
+    """Arguments of the verbs that run models."""
     folder, ids = tiny_folder(tiny.VARIANTS[0]), tmp_path / "ids.bin"
     moe = convert(folder, "--experts", 4)
     np.asarray(np.arange(2000) % 300, dtype=np.uint16).tofile(ids)
+    verbs = {
+        "eval": ("eval", moe, "--data", ids, "--context", 100),
+        "verify": ("verify", moe, "--against", folder, "--data", ids, "--context", 100),
+        "generate": ("generate", moe, "--tokens", "5 " * 100, "--max-tokens", 2),
+    }
+    return {verb: (*map(str, arguments), "--threads", "4") for verb, arguments in verbs.items()}
+
+
+def test_too_little_memory_is_told_by_the_verbs_that_run_models(model_verbs):
     start = least_to_start("routers", step=16)  # of the engine
-    for arguments in [
-        ("eval", moe, "--data", ids, "--context", 100),
-        ("verify", moe, "--against", folder, "--data", ids, "--context", 100),
-        ("generate", moe, "--tokens", "5 " * 100, "--max-tokens", 2),
-    ]:
+    for verb, arguments in model_verbs.items():
         failures = 0
         for megabytes in (*range(start, start + 160, 8), *range(start + 160, start + 1000, 64)):
-            result = limited(megabytes, *arguments, "--threads", 4)
+            result = limited(megabytes, *arguments)
             if result.returncode == 0:
                 break
-            assert result.returncode == 1, f"{arguments[0]}, {megabytes} MB: {result.returncode} {result.stderr}"
-            assert re.fullmatch(SAYS, result.stderr) and not result.stdout, f"{arguments[0]}, {megabytes} MB: {result.stderr}"
+            assert result.returncode == 1, f"{verb}, {megabytes} MB: {result.returncode} {result.stderr}"
+            assert re.fullmatch(SAYS, result.stderr) and not result.stdout, f"{verb}, {megabytes} MB: {result.stderr}"
             failures += 1
-        assert result.returncode == 0 and failures > 0, arguments[0]
+        assert result.returncode == 0 and failures > 0, verb
+
+
+@pytest.mark.parametrize("verb", ["eval", "verify", "generate"])
+def test_memory_that_ends_anywhere_is_told_by_the_verbs_that_run_models(model_verbs, tmp_path, verb):
+    """After the n-th mapping of memory there is no more: for n up to the last, at about 24 places."""
+    library = faults.build(tmp_path, "less_memory")
+    if library is None:
+        pytest.skip("no C compiler (cc) for tests/faults/less_memory.c")
+    count = tmp_path / "count"
+    env = {**os.environ, "LD_PRELOAD": str(library), "UPMOE_MMAP_COUNT": str(count)}
+    assert conftest.run(*model_verbs[verb], env=env).returncode == 0
+    mappings = int(count.read_text())
+    failures = 0
+    for n in range(1, mappings + 1, -(-mappings // 24)):
+        result = conftest.run(*model_verbs[verb], env={**env, "UPMOE_LAST_MMAP": str(n)})
+        if result.returncode != 0:
+            assert result.returncode == 1, f"after {n} of {mappings}: {result.returncode} {result.stderr}"
+            assert re.fullmatch(SAYS, result.stderr), f"after {n} of {mappings}: {result.stderr}"
+            failures += 1
+    assert failures > 0
 
 
 def test_a_thread_that_cannot_be_started_is_told(tiny_folder):

@@ -1,9 +1,8 @@
 #include "upmoe/cli_engine/model_options.h"
 
-#include <sys/mman.h>
-
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <latch>
@@ -23,6 +22,13 @@ at::ScalarType dtype_of(const std::string& name) {
   return name == "fp32" ? at::kFloat : name == "bf16" ? at::kBFloat16 : at::kHalf;
 }
 
+// The C library ends the program when a thread has no memory for the first thread_local object with a
+// destructor, which torch has. So a thread takes memory first, which throws std::bad_alloc and stays with it.
+void settle_thread() {
+  ::operator delete(::operator new(1 << 20));
+  static_cast<void>(at::empty({1}));
+}
+
 // OpenMP ends the program, in words of its own, when a thread can't be started. So as many are started here
 // first, which throws std::system_error; then OpenMP starts its own and keeps them.
 void start_threads(int count) {
@@ -36,17 +42,7 @@ void start_threads(int count) {
   }
   all_are_there.count_down();
   threads.clear();
-  at::parallel_for(0, count, 1, [](std::int64_t /*begin*/, std::int64_t /*end*/) {});
-}
-
-// oneDNN crashes when there is no room for a kernel that it generates (torch 2.13.0): each thread has its
-// own.
-void require_room_for_kernels(int threads) {
-  const std::size_t bytes = (std::size_t{32} << 20) + static_cast<std::size_t>(threads) * (8u << 20);
-  void* const room =
-      ::mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, /*fd=*/-1, 0);
-  if (room == MAP_FAILED) throw std::bad_alloc();
-  ::munmap(room, bytes);
+  at::parallel_for(0, count, 1, [](std::int64_t /*begin*/, std::int64_t /*end*/) { settle_thread(); });
 }
 
 }  // namespace
@@ -97,7 +93,6 @@ std::vector<model::Model> load_models(const std::vector<std::filesystem::path>& 
                                      ? model::compute_of(dtypes, options.device, ops::processor())
                                      : dtype_of(flags.compute.value);
   for (model::Model& model : models) model.compute = compute;
-  require_room_for_kernels(at::get_num_threads());
   return models;
 }
 

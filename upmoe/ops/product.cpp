@@ -9,8 +9,11 @@
 
 #include <algorithm>
 #include <exception>
+#include <new>
+#include <set>
 #include <vector>
 
+#include "upmoe/ops/kernel_room.h"
 #include "upmoe/ops/panel.h"
 #include "upmoe/ops/processor.h"
 #include "upmoe/ops/tiles.h"
@@ -43,14 +46,22 @@ using InOneDnn = std::conditional_t<std::is_same_v<T, float>, float, c10::BFloat
 struct Block {
   std::int64_t rows, columns, words, stride_rows, stride_sums;
   bool add;
+  auto operator<=>(const Block&) const = default;
 };
 
+// ATen keeps the kernels of each thread, one for each kind of block.
 template <class T>
 void multiply_block(const Block& b, const T* rows, const std::uint32_t* panel, float* sums) {
   using In = InOneDnn<T>;
-  blas::brgemm(b.rows, b.columns, b.words * kTermsAWord<T>, b.stride_rows, kPanelColumns, b.stride_sums,
-               b.add, reinterpret_cast<const In*>(rows), reinterpret_cast<const In*>(panel), sums,
-               /*is_vnni=*/kTermsAWord<T> > 1);
+  const auto multiply = [&] {
+    blas::brgemm(b.rows, b.columns, b.words * kTermsAWord<T>, b.stride_rows, kPanelColumns, b.stride_sums,
+                 b.add, reinterpret_cast<const In*>(rows), reinterpret_cast<const In*>(panel), sums,
+                 /*is_vnni=*/kTermsAWord<T> > 1);
+  };
+  thread_local std::set<Block> with_kernel;
+  if (with_kernel.contains(b)) return multiply();
+  with_room_for_a_kernel(multiply);
+  with_kernel.insert(b);
 }
 
 // oneDNN throws errors of its own where it has no kernel for bf16, on AVX-512 without BF16; ATen c10::Error.
@@ -61,6 +72,8 @@ bool has_bf16_kernels() try {
                        panel, sums);
   blas::brgemm_release();
   return true;
+} catch (const std::bad_alloc&) {
+  throw;
 } catch (const std::exception&) {
   return false;
 }
