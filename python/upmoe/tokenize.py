@@ -182,11 +182,19 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def columns() -> int:
+    """Of the terminal on stderr; 80 where it does not say."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except OSError:
+        return 80
+
+
 class Progress:
-    """On stderr: a line that is drawn anew on a terminal, a plain one every five seconds elsewhere."""
+    """On stderr: one line that is updated, on a terminal that obeys escape sequences; else a plain line every five seconds."""
 
     def __init__(self):
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
         self.start = self.shown = time.monotonic()
         self.drawn = False
 
@@ -197,7 +205,11 @@ class Progress:
         self.shown = now
         rate = count(tokens / (now - self.start))
         line = f"tokenizing: {count(tokens)} tokens, {num_documents} documents, {rate} tokens/s"
-        print(f"\r\033[K{line}" if self.terminal else line, end="" if self.terminal else "\n", file=sys.stderr, flush=True)
+        if self.terminal:
+            # A line that fills the last column would wrap on some terminals.
+            print(f"\r\033[K{line[: columns() - 1]}", end="", file=sys.stderr, flush=True)
+        else:
+            print(line, file=sys.stderr, flush=True)
         self.drawn = self.terminal
 
     def clear(self) -> None:

@@ -3,11 +3,13 @@
 import fcntl
 import json
 import os
+import pty
 import re
 import signal
 import struct
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import conftest
 import tiny
 from upmoe import token_writer
 from upmoe.errors import Error
+from upmoe.tokenize import Progress
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 ENVIRONMENT = {**os.environ, "UPMOE_PYTHON": sys.executable, "PYTHONPATH": str(tiny.REPOSITORY / "python")}
@@ -478,3 +481,38 @@ def test_chat_refuses_in_a_sentence(model, tmp_path):
     ):
         (tmp_path / "chat_template.jinja").write_text(template)
         assert says in said(tmp_path, good)
+
+
+@pytest.fixture
+def progress_on_a_terminal(monkeypatch):
+    """progress_on_a_terminal(TERM, columns): what it shows there of a few million tokens."""
+
+    def shown(term: str, columns: int) -> str:
+        ours, its = pty.openpty()
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+        with os.fdopen(its, "w") as terminal, monkeypatch.context() as here:
+            here.setattr(sys, "stderr", terminal)
+            here.setenv("TERM", term)
+            with Progress() as progress:
+                progress.shown -= 60
+                progress.update(3_000_000, 12_345)
+            text = os.read(ours, 4096).decode()
+        os.close(ours)
+        return text
+
+    return shown
+
+
+@pytest.mark.parametrize("columns", [200, 40, 0])
+def test_the_progress_line_fits_the_terminal(progress_on_a_terminal, columns):
+    """0: the terminal does not say."""
+    shown = progress_on_a_terminal("xterm", columns)
+    line = re.fullmatch(r"\r\x1b\[K([ -~]*)\r\x1b\[K", shown)[1]
+    assert line.startswith("tokenizing: 3.00 M tokens, 12345 docume") and len(line) < (columns or 80)
+    assert line.endswith("tokens/s") == (columns != 40)
+
+
+@pytest.mark.parametrize("term", ["dumb", ""])
+def test_a_terminal_that_obeys_nothing_gets_plain_lines_of_progress(progress_on_a_terminal, term):
+    shown = progress_on_a_terminal(term, 40)
+    assert re.fullmatch(r"tokenizing: 3\.00 M tokens, 12345 documents, [0-9.]+ [kMG] tokens/s\r\n", shown)
