@@ -112,6 +112,8 @@ PLAIN = {
     "group_topk": lambda E, k: scored(softmax, True, by=in_groups(E, k, 1)),
     "group_topk,best=2,renormalise=false,scale=16": lambda E, k: scored(softmax, False, 16, in_groups(E, k, 2)),
 }
+PLAIN["noisy_topk"] = PLAIN["topk_softmax"]
+PLAIN["sinkhorn"] = lambda E, k: scored(sigmoid if k == 1 else softmax, False)
 SIZES = [(2, 1), (2, 2), (5, 1), (5, 2), (5, 5), (8, 2), (8, 3), (64, 1), (64, 8)]
 
 
@@ -312,6 +314,9 @@ def test_the_bias_balances_the_load_that_it_is_changed_by(routing, update):
             "group_topk,groups=4,kept-groups=1",
             "group_topk: kept-groups is 1, expected 2 to 4, since 3 of 8 experts are in groups of 2",
         ),
+        ("noisy_topk,least=0", "noisy_topk: least is 0, expected above 0"),
+        ("sinkhorn,iterations=0", "sinkhorn: iterations is 0, expected 1 or more"),
+        ("sinkhorn,tolerance=-1", "sinkhorn: tolerance is -1, expected 0 or more"),
         ("group_topk,best=3", "group_topk: best is 3, expected 1 or 2"),
     ],
 )
@@ -336,6 +341,141 @@ def test_the_second_expert_of_gshard_is_kept_as_often_as_its_weight_says(routing
     assert (out.expert == 0).sum() == T
     weights = torch.where(out.expert == 0, first, second)
     torch.testing.assert_close(out.weight, weights.float(), rtol=1e-6, atol=0)
+
+
+def noise_of(routing, T, E, step):
+    """The standard normal numbers that noisy_topk draws: with k = E, log weights are noisy logits but for a constant."""
+    quiet, loud = -100.0, math.log(math.e - 1)  # whose softplus is 0 and 1
+    x, z = torch.ones(T, 1, dtype=torch.float64), torch.linspace(-1, 1, E).double()
+    router = routing.Router("noisy_topk,least=1e-15", E, E, 1)
+    noise = torch.empty(T, E, dtype=torch.float64)
+    for columns, still in ((range(1, E), 0), (range(1), 1)):
+        router.state["noise"] = torch.full((E, 1), loud, dtype=torch.float64).index_fill(0, torch.tensor([still]), quiet)
+        out = router(x, z[:, None], training=True, step=step)
+        h = torch.zeros(T, E, dtype=torch.float64).scatter(1, out.chosen, out.weight.view(T, E).log())
+        for i in columns:
+            noise[:, i] = h[:, i] - h[:, still] + z[still] - z[i]
+    return noise
+
+
+def test_noisy_topk_draws_standard_normal_numbers_anew_in_each_step(routing):
+    first, second = (noise_of(routing, 5000, 4, step) for step in (0, 1))
+    for noise in (first, second):
+        assert noise.mean(0).abs().max() < 0.06 and (noise.std(0) - 1).abs().max() < 0.05
+        assert torch.corrcoef(noise.T).sub(torch.eye(4)).abs().max() < 0.06
+    assert torch.corrcoef(torch.stack((first.view(-1), second.view(-1))))[0, 1].abs() < 0.03
+
+
+@pytest.mark.parametrize("E, k", [(2, 1), (5, 2), (5, 5), (8, 1), (64, 8)])
+def test_noisy_topk_in_training_is_that_of_the_paper(routing, E, k):
+    T, least = 32, 0.01
+    x, gate = (one.detach() for one in random_input(T, E))
+    noise_gate = 0.5 * coefficients(E, H)
+    router = routing.Router("noisy_topk", E, k, H)
+    router.state["noise"] = noise_gate
+    out = router(x, gate, training=True, step=3)
+    noise, z, width = noise_of(routing, T, E, step=3), x @ gate.T, (x @ noise_gate.T).tolist()
+    for t in range(T):
+        row = z[t].tolist()
+        spread = [math.log1p(math.exp(one)) + least for one in width[t]]
+        h = [a + s * n for a, s, n in zip(row, spread, noise[t].tolist(), strict=True)]
+        ids = largest(h, k)
+        assert out.chosen[t].tolist() == ids
+        assert out.weight.view(T, k)[t].tolist() == pytest.approx(softmax([h[i] for i in ids]), rel=1e-9)
+        assert out.score[t].tolist() == pytest.approx(softmax(h), rel=1e-9)
+        for i in range(E):
+            others = sorted(h[:i] + h[i + 1 :], reverse=True)
+            bar = others[k - 1] if k < E else -math.inf
+            chance = 0.5 * math.erfc((bar - row[i]) / spread[i] / math.sqrt(2))
+            assert out.chance[t, i].item() == pytest.approx(chance, rel=1e-7, abs=1e-12)
+    torch.testing.assert_close(out.logits, z, rtol=1e-12, atol=0)  # before noise
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_the_choices_and_chances_of_noisy_topk_have_the_gradients_that_small_steps_show(routing, k):
+    T, E = 4, 5
+    noise_gate = (0.5 * coefficients(E, H)).requires_grad_()
+
+    def weights_and_chances(x, gate, noise_gate):
+        router = routing.Router("noisy_topk", E, k, H)
+        router.state["noise"] = noise_gate
+        out = router(x, gate, training=True)
+        return out.weight, out.chance
+
+    assert torch.autograd.gradcheck(weights_and_chances, (*random_input(T, E), noise_gate))
+
+
+def test_noisy_topk_spreads_tokens_from_the_first_step_and_has_neither_noise_nor_chance_in_evaluation(routing):
+    T, E, k = 20_000, 8, 2
+    x, gate = torch.randn(T, H, generator=torch.Generator().manual_seed(1)), torch.zeros(E, H)
+    router = routing.Router("noisy_topk", E, k, H)
+    assert not router.state["noise"].any() and router.state["noise"].shape == (E, H)
+    load = router(x, gate, training=True).load
+    assert (load - T * k / E).abs().max() < 0.05 * T * k / E
+    out = router(x, gate)
+    assert out.load.tolist() == [T, T, 0, 0, 0, 0, 0, 0] and out.chance is None
+
+
+def test_noisy_topk_offers_no_second_noise(routing):
+    with pytest.raises(RuntimeError, match="router 'noisy_topk' has no option 'jitter'; it has: least, capacity, drop"):
+        routing.Router("noisy_topk,jitter=0.1", 8, 2, H)
+
+
+# What is chosen for the whole batch in training.
+
+
+def sinkhorn(z, tolerance=1e-4, iterations=50):
+    """Megatron-LM's, moe_utils.py, with a last iteration."""
+    cost = [[math.exp(one) for one in row] for row in z]
+    tokens, experts = len(cost), len(cost[0])
+    d1 = [1.0] * experts
+    for _ in range(iterations):
+        d0 = [1 / tokens / (math.fsum(d * c for d, c in zip(d1, row, strict=True)) + 1e-8) for row in cost]
+        old = d1
+        d1 = [1 / experts / (math.fsum(d0[t] * cost[t][e] for t in range(tokens)) + 1e-8) for e in range(experts)]
+        if math.fsum(abs(a - b) for a, b in zip(old, d1, strict=True)) / experts <= tolerance:
+            break
+    return [[d * c for d, c in zip(d1, row, strict=True)] for row in cost]
+
+
+@pytest.mark.parametrize("factor", [0.02, 1.0, 6.0])  # 6: it does not converge within 50 iterations
+@pytest.mark.parametrize("E, k", [(2, 1), (2, 2), (5, 1), (8, 2), (64, 8)])
+def test_sinkhorn_in_training_is_that_of_megatron_over_the_real_tokens(routing, E, k, factor):
+    T = 96
+    z = factor * (logits_of("random", T, E) + torch.linspace(-1, 1, E))
+    valid = torch.arange(T) % 3 != 0
+    out = routing.Router("sinkhorn", E, k, E)(z, torch.eye(E, dtype=z.dtype), valid=valid, training=True)
+    plain = PLAIN["sinkhorn"](E, k)
+    balanced = sinkhorn(z[valid].tolist())
+    for row, by, chosen, weight in zip(
+        z[valid].tolist(), balanced, out.chosen[valid], out.weight.view(T, k)[valid], strict=True
+    ):
+        ids = largest(by, k)
+        assert chosen.tolist() == ids
+        assert weight.tolist() == pytest.approx(plain.weigh(row, ids), rel=1e-12)
+
+
+def test_sinkhorn_balances_the_load_in_training_alone_and_needs_no_small_logits(routing):
+    T, E, k = 4096, 8, 2
+    z = (logits_of("random", T, E) + torch.linspace(-2, 2, E)).float()
+    router = routing.Router("sinkhorn", E, k, E)
+    balanced, plain = (router(z, torch.eye(E), training=training) for training in (True, False))
+    average = T * k / E
+    assert plain.load.max() > 2 * average
+    assert balanced.load.max() < 1.15 * average and balanced.load.min() > 0.85 * average
+    shifted = router(z + 512, torch.eye(E), training=True)
+    assert (shifted.chosen == balanced.chosen).float().mean() > 0.999  # the shift rounds the logits
+    assert shifted.weight.isfinite().all()
+
+
+def test_sinkhorn_ends_after_its_last_iteration(routing):
+    z = logits_of("random", 64, 8) + torch.linspace(-2, 2, 8)
+    chosen = {}
+    for iterations in (1, 2, 50):
+        router = routing.Router(f"sinkhorn,iterations={iterations},tolerance=0", 8, 2, 8)
+        chosen[iterations] = router(z, torch.eye(8).double(), training=True).chosen.tolist()
+        assert chosen[iterations] == [largest(row, 2) for row in sinkhorn(z.tolist(), 0, iterations)]
+    assert chosen[1] != chosen[50]
 
 
 # The modules of transformers, on the same weights.

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <set>
 
 #include "upmoe/random/normal.h"
 
@@ -48,16 +49,17 @@ std::vector<Case> cases() {
   std::vector<Case> out;
   for (const RouterInfo& info : routers()) {
     out.push_back({&info, {}});
-    bool is_topk = false;
+    std::set<std::string> options;
     for (const OptionInfo& option : info.options) {
-      is_topk = is_topk || option.name == "capacity";
+      options.insert(option.name);
       const std::vector<std::string> choices =
           option.type == "flag" ? std::vector<std::string>{"true", "false"} : option.choices;
       for (const std::string& choice : choices)
         if (choice != option.preset) out.push_back({&info, {{option.name, choice}}});
     }
     for (const Values& values : with_topk)
-      if (is_topk) out.push_back({&info, values});
+      if (std::ranges::all_of(values, [&](const auto& value) { return options.contains(value.first); }))
+        out.push_back({&info, values});
   }
   return out;
 }

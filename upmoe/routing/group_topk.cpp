@@ -36,8 +36,8 @@ class GroupTopk final : public TopkRouter {
     return {.why_not = "deepseek_v2 computes it, but its attention is not Llama's"};
   }
   GroupTopk(const RouterShape& shape, const Options& options)
-      : TopkRouter(shape, options), weights_(options) {
-    weights_.check("group_topk");
+      : TopkRouter(shape, options), options_(options) {
+    options.check("group_topk");
     require_asked(options.best == 1 || options.best == 2, "group_topk: best is {}, expected 1 or 2",
                   options.best);
     groups_ = resolve({.number = options.groups == 0 ? most_groups(shape) : options.groups,
@@ -50,10 +50,10 @@ class GroupTopk final : public TopkRouter {
   Routing choose(const at::Tensor& logits_TE, const Pick& pick) const override {
     const at::Tensor score_TE = score(Score::softmax, logits_TE);
     const at::Tensor expert_TK = pick(limit_groups(score_TE, groups_));
-    return from_topk(expert_TK, weights(score_TE.gather(/*dim=*/-1, expert_TK), weights_), score_TE);
+    return from_topk(expert_TK, weights(score_TE.gather(/*dim=*/-1, expert_TK), options_), score_TE);
   }
 
-  WeightOptions weights_;
+  Options options_;
   Groups groups_;
 };
 

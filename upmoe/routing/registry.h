@@ -10,7 +10,9 @@
   ROUTER(sigmoid_topk)        \
   ROUTER(bias_topk)           \
   ROUTER(group_topk)          \
-  ROUTER(sqrt_softplus_topk)
+  ROUTER(sqrt_softplus_topk)  \
+  ROUTER(noisy_topk)          \
+  ROUTER(sinkhorn)
 
 namespace upmoe::routing {
 

@@ -28,8 +28,8 @@ class SigmoidTopk final : public TopkRouter {
     return {.by = {options.as_config("glm4_moe (e_score_correction_bias = 0, n_group = topk_group = 1")}};
   }
   SigmoidTopk(const RouterShape& shape, const Options& options)
-      : TopkRouter(shape, options), weights_(options) {
-    weights_.check("sigmoid_topk");
+      : TopkRouter(shape, options), options_(options) {
+    options.check("sigmoid_topk");
   }
 
  private:
@@ -37,10 +37,10 @@ class SigmoidTopk final : public TopkRouter {
     const at::Tensor score_TE = score(Score::sigmoid, logits_TE);
     // By the logits, which still differ where a large sigmoid is rounded to 1.
     const at::Tensor expert_TK = pick(logits_TE);
-    return from_topk(expert_TK, weights(score_TE.gather(/*dim=*/-1, expert_TK), weights_), score_TE);
+    return from_topk(expert_TK, weights(score_TE.gather(/*dim=*/-1, expert_TK), options_), score_TE);
   }
 
-  WeightOptions weights_;
+  Options options_;
 };
 
 }  // namespace

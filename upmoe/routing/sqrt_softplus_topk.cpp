@@ -26,18 +26,18 @@ class SqrtSoftplusTopk final : public TopkRouter {
     return {.why_not = "deepseek_v4 computes it, but its attention is not Llama's"};
   }
   SqrtSoftplusTopk(const RouterShape& shape, const Options& options)
-      : TopkRouter(shape, options), weights_(options) {
-    weights_.check("sqrt_softplus_topk");
+      : TopkRouter(shape, options), options_(options) {
+    options.check("sqrt_softplus_topk");
   }
 
  private:
   Routing choose(const at::Tensor& logits_TE, const Pick& pick) const override {
     const at::Tensor score_TE = score(Score::sqrt_softplus, logits_TE);
     const at::Tensor expert_TK = pick(logits_TE);
-    return from_topk(expert_TK, weights(score_TE.gather(/*dim=*/-1, expert_TK), weights_), score_TE);
+    return from_topk(expert_TK, weights(score_TE.gather(/*dim=*/-1, expert_TK), options_), score_TE);
   }
 
-  WeightOptions weights_;
+  Options options_;
 };
 
 }  // namespace

@@ -8,18 +8,6 @@
 #include "upmoe/routing/select.h"
 
 namespace upmoe::routing {
-namespace {
-
-Pick pick_of(const at::Tensor& replay_TM, std::int64_t per_token) {
-  if (!replay_TM.defined())
-    return [per_token](const at::Tensor& score_TE) { return select_topk(score_TE, per_token); };
-  require(replay_TM.size(1) == per_token, "{} experts of each token are to be replayed, and k is {}",
-          replay_TM.size(1), per_token);
-  return [replay_TM](const at::Tensor& /*score_TE*/) { return replay_TM; };
-}
-
-}  // namespace
-
 TopkRouter::TopkRouter(const RouterShape& shape, const TopkOptions& options)
     : shape_(shape), options_(options) {
   require(1 <= shape.per_token && shape.per_token <= shape.experts, "top-{} of {} experts", shape.per_token,
@@ -28,6 +16,15 @@ TopkRouter::TopkRouter(const RouterShape& shape, const TopkOptions& options)
   require_asked(0 <= options.jitter && options.jitter < 1, "jitter is {}, expected 0 or more and below 1",
                 options.jitter);
   require_asked(options.capacity >= 0, "capacity is {}, expected 0 or more", options.capacity);
+}
+
+Pick TopkRouter::picker(const Call& call) const {
+  if (!call.replay_TM.defined())
+    return [this](const at::Tensor& score_TE) { return select_topk(score_TE, shape_.per_token); };
+  require(call.replay_TM.size(1) == shape_.per_token,
+          "{} experts of each token are to be replayed, and k is {}", call.replay_TM.size(1),
+          shape_.per_token);
+  return [replay_TM = call.replay_TM](const at::Tensor& /*score_TE*/) { return replay_TM; };
 }
 
 at::Tensor TopkRouter::logits(const Call& call) const {
@@ -39,7 +36,7 @@ at::Tensor TopkRouter::logits(const Call& call) const {
 }
 
 Routing TopkRouter::decide(const Call& call, const at::Tensor& logits_TE) const {
-  Pick pick = pick_of(call.replay_TM, shape_.per_token);
+  Pick pick = picker(call);
   at::Tensor noisy_TE = logits_TE;
   if (call.training && options_.noise.value != "none")
     noisy_TE =
@@ -47,8 +44,11 @@ Routing TopkRouter::decide(const Call& call, const at::Tensor& logits_TE) const 
                         draw(call, "noise", options_.noise.value == "gumbel" ? Draw::gumbel : Draw::normal,
                              logits_TE.size(1));
   if (!noisy_TE.is_same(logits_TE) && options_.noise_for.value == "choice") {
-    if (!call.replay_TM.defined())
-      pick = pick_of(choose(noisy_TE.detach(), pick).chosen_TM, shape_.per_token);
+    if (!call.replay_TM.defined()) {
+      Call again = call;
+      again.replay_TM = choose(noisy_TE.detach(), pick).chosen_TM;
+      pick = picker(again);
+    }
     noisy_TE = logits_TE;
   }
   Routing out = choose(noisy_TE, pick);

@@ -25,6 +25,10 @@ struct TopkOptions {
           "what the noise changes: the choice of experts, or both choice and weights");
     field(jitter, "jitter",
           "the router's input times a number within 1 - jitter and 1 + jitter, in training");
+    visit_capacity(field);
+  }
+  // For a strategy that has a noise of its own.
+  void visit_capacity(auto&& field) {
     field(capacity, "capacity",
           "capacity factor: in training an expert takes at most ceil(factor * k * tokens / experts) of a "
           "sequence; "
@@ -40,6 +44,8 @@ class TopkRouter : public Router {
   TopkRouter(const RouterShape& shape, const TopkOptions& options);
 
   virtual Routing choose(const at::Tensor& logits_TE, const Pick& pick) const = 0;
+  // What choose() is given: the largest scores, or what the call replays.
+  virtual Pick picker(const Call& call) const;
 
   at::Tensor logits(const Call& call) const override;
   Routing decide(const Call& call, const at::Tensor& logits_TE) const override;
