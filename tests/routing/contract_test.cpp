@@ -262,6 +262,16 @@ TEST_P(EveryRouter, DrawsInTrainingAloneAndOnlyIfItSaysSo) {
   }
 }
 
+TEST_P(EveryRouter, GivesChancesInTrainingAloneAndOnlyIfItSaysSo) {
+  for (const bool training : {false, true}) {
+    const at::Tensor chance_TX = route(call_of(random_logits(), training)).chance_TX;
+    ASSERT_EQ(chance_TX.defined(), training && GetParam().traits().has_chance);
+    if (!chance_TX.defined()) continue;
+    EXPECT_EQ(chance_TX.sizes(), at::IntArrayRef({T, E}));
+    EXPECT_TRUE(((chance_TX >= 0) * (chance_TX <= 1)).all().item<bool>());
+  }
+}
+
 TEST_P(EveryRouter, DrawsTheSameForATokenInWhateverBatchItIs) {
   if (!GetParam().traits().training.batch_independent) return;
   const at::Tensor first = random_logits(), second = random_logits(T, E, 5);

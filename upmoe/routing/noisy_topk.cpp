@@ -43,7 +43,7 @@ class NoisyTopk final : public TopkRouter {
     }
   };
   static RouterTraits traits(const RouterShape& /*shape*/, const Options& options) {
-    return with_options({.draws = true}, options);
+    return with_options({.draws = true, .has_chance = true}, options);
   }
   static Holders holders(const Options& /*options*/) {
     return {.by = {"mixtral", "qwen2_moe (norm_topk_prob = true)", "granitemoe"}};
