@@ -39,10 +39,7 @@ class GShard final : public TopkRouter {
 
  private:
   Routing choose(const at::Tensor& logits_TE, const Pick& pick) const override {
-    const at::Tensor score_TE = logits_TE.softmax(/*dim=*/-1);
-    const at::Tensor expert_TK = pick(score_TE);
-    const at::Tensor weight_TK = score_TE.gather(/*dim=*/-1, expert_TK);
-    return from_topk(expert_TK, weight_TK / weight_TK.sum(/*dim=*/-1, /*keepdim=*/true), score_TE);
+    return choose_of_softmax(logits_TE, pick, /*renormalise=*/true);
   }
 
   Routing decide(const Call& call, const at::Tensor& logits_TE) const override {

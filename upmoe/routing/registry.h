@@ -12,7 +12,15 @@
   ROUTER(group_topk)          \
   ROUTER(sqrt_softplus_topk)  \
   ROUTER(noisy_topk)          \
-  ROUTER(sinkhorn)
+  ROUTER(sinkhorn)            \
+  ROUTER(dense)               \
+  ROUTER(top_p)               \
+  ROUTER(relu)                \
+  ROUTER(expert_choice)       \
+  ROUTER(hash)                \
+  ROUTER(zero_experts)        \
+  ROUTER(mlp)                 \
+  ROUTER(cosine)
 
 namespace upmoe::routing {
 

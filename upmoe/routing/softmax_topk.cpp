@@ -1,9 +1,6 @@
 // A softmax over all experts, the K largest of it, and those divided by their sum: Mixtral (transformers,
 // modeling_mixtral.py). Without the division: Qwen1.5-MoE, OLMoE, DeepSeek-V2.
-#include <ATen/TensorOperators.h>
-
 #include "upmoe/routing/registry.h"
-#include "upmoe/routing/select.h"
 #include "upmoe/routing/topk_router.h"
 
 namespace upmoe::routing {
@@ -32,12 +29,7 @@ class SoftmaxTopk final : public TopkRouter {
 
  private:
   Routing choose(const at::Tensor& logits_TE, const Pick& pick) const override {
-    const at::Tensor score_TE = logits_TE.softmax(/*dim=*/-1);
-    const at::Tensor expert_TK = pick(score_TE);
-    const at::Tensor weight_TK = score_TE.gather(/*dim=*/-1, expert_TK);
-    return from_topk(expert_TK,
-                     renormalise_ ? weight_TK / weight_TK.sum(/*dim=*/-1, /*keepdim=*/true) : weight_TK,
-                     score_TE);
+    return choose_of_softmax(logits_TE, pick, renormalise_);
   }
 
   bool renormalise_;

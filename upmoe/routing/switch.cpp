@@ -1,10 +1,7 @@
 // One expert for each token, with its probability as the weight: the router learns through it, and a sum of
 // weights of about 1/E is what an upcycled model starts with.  Fedus, Zoph, Shazeer, "Switch Transformers",
 // arXiv:2101.03961.
-#include <ATen/TensorOperators.h>
-
 #include "upmoe/routing/registry.h"
-#include "upmoe/routing/select.h"
 #include "upmoe/routing/topk_router.h"
 
 namespace upmoe::routing {
@@ -24,9 +21,7 @@ class Switch final : public TopkRouter {
 
  private:
   Routing choose(const at::Tensor& logits_TE, const Pick& pick) const override {
-    const at::Tensor score_TE = logits_TE.softmax(/*dim=*/-1);
-    const at::Tensor expert_T1 = pick(score_TE);
-    return from_topk(expert_T1, score_TE.gather(/*dim=*/-1, expert_T1), score_TE);
+    return choose_of_softmax(logits_TE, pick, /*renormalise=*/false);
   }
 };
 

@@ -28,11 +28,11 @@ Pick TopkRouter::picker(const Call& call) const {
 }
 
 at::Tensor TopkRouter::logits(const Call& call) const {
-  if (!call.training || options_.jitter == 0) return Router::logits(call);
+  if (!call.training || options_.jitter == 0) return logits_of(call);
   const at::Tensor u_TH = draw(call, "jitter", Draw::uniform, call.x_TH.size(1));
   Call jittered = call;
   jittered.x_TH = call.x_TH * (1 + options_.jitter * (2 * u_TH - 1));  // float32: the experts see x itself
-  return Router::logits(jittered);
+  return logits_of(jittered);
 }
 
 Routing TopkRouter::decide(const Call& call, const at::Tensor& logits_TE) const {
@@ -56,6 +56,13 @@ Routing TopkRouter::decide(const Call& call, const at::Tensor& logits_TE) const 
     out = within_capacity(out, call,
                           {.factor = options_.capacity, .by_weight = options_.drop.value == "probability"});
   return out;
+}
+
+Routing choose_of_softmax(const at::Tensor& logits_TE, const Pick& pick, bool renormalise) {
+  const at::Tensor score_TE = logits_TE.softmax(/*dim=*/-1), expert_TK = pick(score_TE),
+                   weight_TK = score_TE.gather(/*dim=*/-1, expert_TK);
+  return from_topk(
+      expert_TK, renormalise ? weight_TK / weight_TK.sum(/*dim=*/-1, /*keepdim=*/true) : weight_TK, score_TE);
 }
 
 RouterTraits with_options(RouterTraits traits, const TopkOptions& options) {

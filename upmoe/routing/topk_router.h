@@ -46,8 +46,10 @@ class TopkRouter : public Router {
   virtual Routing choose(const at::Tensor& logits_TE, const Pick& pick) const = 0;
   // What choose() is given: the largest scores, or what the call replays.
   virtual Pick picker(const Call& call) const;
+  // What the logits are, where they are not x W^T; x is what the jitter left of it.
+  virtual at::Tensor logits_of(const Call& call) const { return Router::logits(call); }
 
-  at::Tensor logits(const Call& call) const override;
+  at::Tensor logits(const Call& call) const final;
   Routing decide(const Call& call, const at::Tensor& logits_TE) const override;
 
   const RouterShape shape_;
@@ -55,6 +57,9 @@ class TopkRouter : public Router {
  private:
   TopkOptions options_;
 };
+
+// A softmax over all experts, the K that are picked by it, and, if asked, those divided by their sum.
+Routing choose_of_softmax(const at::Tensor& logits_TE, const Pick& pick, bool renormalise);
 
 // `traits` of such a strategy, with what these options take away from them.
 RouterTraits with_options(RouterTraits traits, const TopkOptions& options);
