@@ -52,30 +52,41 @@ TEST(ExpertUse, OfEvenLoadsHasEntropyOneAndNoViolation) {
   EXPECT_EQ(layer.load_E, (std::vector<std::int64_t>{2, 2, 2, 2}));
   EXPECT_EQ(layer.together_EE[1], (std::vector<std::int64_t>{1, 2, 1, 0}));
   EXPECT_NEAR(layer.load_entropy, 1, 1e-12);
-  EXPECT_NEAR(layer.router_entropy, 1, 1e-6);  // of float32 probabilities
-  EXPECT_NEAR(layer.mean_entropy, 1, 1e-6);
+  EXPECT_NEAR(layer.router_entropy.value(), 1, 1e-6);  // of float32 probabilities
+  EXPECT_NEAR(layer.mean_entropy.value(), 1, 1e-6);
   EXPECT_EQ(layer.max_violation, 0);
   EXPECT_EQ(layer.unused, 0);
   EXPECT_EQ(layer.top_weight, 0.5);
-  EXPECT_EQ(layer.logit_std, 0);
+  EXPECT_EQ(layer.logit_std.value(), 0);
 }
 
 TEST(ExpertUse, OfASingleBusyExpertHasEntropyZeroAndTheLargestViolation) {
   const at::Tensor logits_NE = at::tensor({1000.0F, 0.0F, 0.0F, 0.0F}).repeat({3, 1});
   const ExpertUse::Layer layer = layer_of(logits_NE, experts({0, 0, 0}, 1));
   EXPECT_EQ(layer.load_entropy, 0);
-  EXPECT_NEAR(layer.router_entropy, 0, 1e-6);
+  EXPECT_NEAR(layer.router_entropy.value(), 0, 1e-6);
   EXPECT_EQ(layer.max_violation, kExperts - 1);
   EXPECT_EQ(layer.unused, kExperts - 1);
   EXPECT_EQ(layer.top_weight, 1);
-  EXPECT_NEAR(layer.logit_std, 1000 * std::sqrt(3.0) / 4, 1e-3);
+  EXPECT_NEAR(layer.logit_std.value(), 1000 * std::sqrt(3.0) / 4, 1e-3);
 }
 
 TEST(ExpertUse, TellsSureRoutersThatDifferFromAnUnsureOne) {
   const at::Tensor sure = 1000 * at::tensor({1.0F, 0.0F, 0.0F, 0.0F, 0.0F, 1.0F, 0.0F, 0.0F}).view({2, 4});
   const ExpertUse::Layer layer = layer_of(sure, experts({0, 1}, 1));
-  EXPECT_NEAR(layer.router_entropy, 0, 1e-6);
-  EXPECT_NEAR(layer.mean_entropy, 0.5, 1e-6);  // log 2 of log 4
+  EXPECT_NEAR(layer.router_entropy.value(), 0, 1e-6);
+  EXPECT_NEAR(layer.mean_entropy.value(), 0.5, 1e-6);  // log 2 of log 4
+}
+
+TEST(ExpertUse, MeasuresNothingOfLogitsThatARouterDoesNotHave) {
+  ExpertUse use(config_of_one_layer(), /*pairs=*/true);
+  routing::Routing routing =
+      routing::from_topk(experts({0, 1, 1}, 1), at::full({3, 1}, 1.0), at::zeros({3, kExperts}));
+  const at::Tensor in_NH = at::zeros({3, 1}), none;
+  use.add({0, in_NH, none, in_NH, &routing});
+  const ExpertUse::Layer layer = use.layers().at(0);
+  EXPECT_FALSE(layer.router_entropy || layer.mean_entropy || layer.logit_std);
+  EXPECT_EQ(layer.load_E, (std::vector<std::int64_t>{1, 2, 0, 0}));
 }
 
 TEST(ExpertUse, IsTheSameForAnyCutIntoBatches) {
@@ -92,9 +103,11 @@ TEST(ExpertUse, IsTheSameForAnyCutIntoBatches) {
   EXPECT_EQ(a.load_E, b.load_E);
   EXPECT_EQ(a.together_EE, b.together_EE);
   for (const auto of :
-       {&ExpertUse::Layer::router_entropy, &ExpertUse::Layer::mean_entropy, &ExpertUse::Layer::load_entropy,
-        &ExpertUse::Layer::top_weight, &ExpertUse::Layer::logit_std, &ExpertUse::Layer::max_violation})
+       {&ExpertUse::Layer::load_entropy, &ExpertUse::Layer::top_weight, &ExpertUse::Layer::max_violation})
     EXPECT_NEAR(a.*of, b.*of, 1e-6);  // float32 sums of a batch
+  for (const auto of :
+       {&ExpertUse::Layer::router_entropy, &ExpertUse::Layer::mean_entropy, &ExpertUse::Layer::logit_std})
+    EXPECT_NEAR((a.*of).value(), (b.*of).value(), 1e-6);
 }
 
 TEST(ExpertUse, CountsPairsOnlyWhereItIsAskedForAndTheTableIsSmall) {

@@ -31,6 +31,17 @@ double mean(const std::vector<ExpertUse::Layer>& layers, double ExpertUse::Layer
   return sum / static_cast<double>(layers.size());
 }
 
+// "-" where it was measured of no layer.
+std::string mean_text(const std::vector<ExpertUse::Layer>& layers,
+                      std::optional<double> ExpertUse::Layer::*of) {
+  double sum = 0, count = 0;
+  for (const ExpertUse::Layer& layer : layers)
+    if (layer.*of) sum += *(layer.*of), ++count;
+  return count > 0 ? fmt::format("{:.3f}", sum / count) : "-";
+}
+
+Json or_null(std::optional<double> number) { return number ? Json(*number) : Json(nullptr); }
+
 std::vector<std::vector<ExpertUse::Layer>> experts_of(const EvalReport& report) {
   std::vector<std::vector<ExpertUse::Layer>> out;
   for (const TextResult& text : report.texts) out.push_back(text.experts);
@@ -42,7 +53,7 @@ double rate(const eval::Perplexity& found) { return static_cast<double>(found.to
 Json to_json(const eval::Perplexity& found) {
   const auto error = found.nll.standard_error();
   return {{"nll", found.nll.nll()},
-          {"nll_stderr", error ? Json(*error) : Json(nullptr)},
+          {"nll_stderr", or_null(error)},
           {"ppl", found.nll.perplexity()},
           {"ppl_stderr", error ? Json(*error * found.nll.perplexity()) : Json(nullptr)},
           {"tokens", found.nll.tokens()},
@@ -56,13 +67,13 @@ Json to_json(const std::vector<ExpertUse::Layer>& layers) {
   for (const ExpertUse::Layer& layer : layers)
     out.push_back({{"load", layer.load_E},
                    {"together", layer.together_EE.empty() ? Json(nullptr) : Json(layer.together_EE)},
-                   {"router_entropy", layer.router_entropy},
-                   {"mean_entropy", layer.mean_entropy},
+                   {"router_entropy", or_null(layer.router_entropy)},
+                   {"mean_entropy", or_null(layer.mean_entropy)},
                    {"load_entropy", layer.load_entropy},
                    {"max_violation", layer.max_violation},
                    {"unused", layer.unused},
                    {"top_weight", layer.top_weight},
-                   {"logit_std", layer.logit_std}});
+                   {"logit_std", or_null(layer.logit_std)}});
   return out;
 }
 
@@ -72,9 +83,6 @@ Json to_json(const RouterResult& router) {
 }
 
 Json to_json(const eval::Choices& found, const std::vector<eval::Question>& asked) {
-  const auto or_null = [](const std::optional<double>& number) {
-    return number ? Json(*number) : Json(nullptr);
-  };
   Json out = {{"questions", found.questions.size()},
               {"acc", found.acc.mean},
               {"acc_stderr", or_null(found.acc.standard_error)},
@@ -158,11 +166,11 @@ void print_experts(const EvalReport& report) {
   for (const TextResult& text : report.texts) {
     std::int64_t unused = 0;
     for (const Layer& layer : text.experts) unused += layer.unused;
-    fmt::print("{:<{}} {:>9.3f}  {:>9.3f}  {:>9.2f}  {:>9}  {:>9.3f}  {:>9.3f}\n", printable(text.name),
-               width, mean(text.experts, &Layer::load_entropy), mean(text.experts, &Layer::router_entropy),
+    fmt::print("{:<{}} {:>9.3f}  {:>9}  {:>9.2f}  {:>9}  {:>9.3f}  {:>9}\n", printable(text.name), width,
+               mean(text.experts, &Layer::load_entropy), mean_text(text.experts, &Layer::router_entropy),
                1 + mean(text.experts, &Layer::max_violation),
                fmt::format("{}/{}", unused, text.experts.size() * text.experts.front().load_E.size()),
-               mean(text.experts, &Layer::top_weight), mean(text.experts, &Layer::logit_std));
+               mean(text.experts, &Layer::top_weight), mean_text(text.experts, &Layer::logit_std));
   }
   const std::vector<double> special = eval::specialisation(experts_of(report));
   if (special.empty()) return;

@@ -136,10 +136,13 @@ void write_comparison(Text& out, const Verified& found, const eval::Comparison& 
   out("\n{:<6}{:>10}{:>10}{:>20}{:>10}{:>10}\n", "", "FFN", "", "expert similarity", "router", "logit");
   out("{:<6}{:>10}{:>10}{:>20}{:>10}{:>10}   load of each expert, %\n", "layer", "error", "drift", "(cosine)",
       "entropy", "std");
+  const auto digits = [](std::optional<double> number, int count) {
+    return number ? fmt::format("{:.{}f}", *number, count) : "-";
+  };
   for (std::size_t l = 0; l < c.layers.size(); ++l)
-    out("{:<6}{:>10}{:>10}{:>20.4f}{:>10.4f}{:>10.3f}   {}\n", l, error_text(c.layers[l].ffn_error),
-        error_text(c.layers[l].drift), c.layers[l].expert_cosine, c.experts[l].router_entropy,
-        c.experts[l].logit_std, load_text(c.experts[l].load_E));
+    out("{:<6}{:>10}{:>10}{:>20.4f}{:>10}{:>10}   {}\n", l, error_text(c.layers[l].ffn_error),
+        error_text(c.layers[l].drift), c.layers[l].expert_cosine, digits(c.experts[l].router_entropy, 4),
+        digits(c.experts[l].logit_std, 3), load_text(c.experts[l].load_E));
 }
 
 void write_verdict(Text& out, const std::vector<Promise>& promises) {
@@ -175,9 +178,9 @@ Json layer_json(const eval::Comparison::Layer& layer, const eval::ExpertUse::Lay
   return {{"ffn_error", error_json(layer.ffn_error)},
           {"drift", error_json(layer.drift)},
           {"expert_cosine", layer.expert_cosine},
-          {"router_entropy", use.router_entropy},
+          {"router_entropy", error_json(use.router_entropy)},
           {"load_entropy", use.load_entropy},
-          {"logit_std", use.logit_std},
+          {"logit_std", error_json(use.logit_std)},
           {"load", use.load_E}};
 }
 

@@ -45,6 +45,7 @@ void ExpertUse::add(const model::FfnSeen& seen) {
   add_pairs(*seen.routing, sums);
   const at::Tensor& logits_NX = seen.routing->logits_TX;
   if (!logits_NX.defined()) return;
+  sums.have_logits = true;
   const std::int64_t most = std::max<std::int64_t>(1, kMostNumbers / experts_);
   for (std::int64_t begin = 0; begin < N; begin += most) {
     const at::Tensor z_NE = logits_NX.narrow(0, begin, std::min(most, N - begin)).narrow(1, 0, experts_),
@@ -86,11 +87,13 @@ std::vector<ExpertUse::Layer> ExpertUse::layers() const {
     for (auto row = sums.together_EE.begin(); row != sums.together_EE.end(); row += E)
       layer.together_EE.emplace_back(row, row + E);
     const std::vector<double> load_E(sums.load_E.begin(), sums.load_E.end());
-    layer.router_entropy = sums.entropy / N / most;
-    layer.mean_entropy = entropy(sums.score_E) / most;
+    if (sums.have_logits) {
+      layer.router_entropy = sums.entropy / N / most;
+      layer.mean_entropy = entropy(sums.score_E) / most;
+      layer.logit_std = std::sqrt(sums.logit_variance / N);
+    }
     layer.load_entropy = entropy(load_E) / most;
     layer.top_weight = sums.top_weight / N;
-    layer.logit_std = std::sqrt(sums.logit_variance / N);
     const double mean = std::accumulate(load_E.begin(), load_E.end(), 0.0) / static_cast<double>(E);
     layer.max_violation = mean > 0 ? std::ranges::max(load_E) / mean - 1 : 0;
     layer.unused = std::ranges::count_if(load_E, [mean](double load) { return load < 0.01 * mean; });

@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "upmoe/model/llama.h"
@@ -25,11 +26,12 @@ class ExpertUse {
     std::vector<std::int64_t> load_E;                    // routed pairs of each expert
     std::vector<std::vector<std::int64_t>> together_EE;  // tokens that had both; the diagonal is the load.
                                                          // Empty: not counted.
-    double router_entropy = 0;  // mean over tokens of the entropy of the router's probabilities
-    double mean_entropy = 0;    // entropy of the mean of those probabilities
+    // Of the softmax of the router's logits; nothing: the router has none.
+    std::optional<double> router_entropy;  // mean over tokens of the entropy
+    std::optional<double> mean_entropy;    // entropy of the mean over tokens
+    std::optional<double> logit_std;       // of a token's logits around their mean
     double load_entropy = 0;
     double top_weight = 0;     // mean of a token's largest weight
-    double logit_std = 0;      // of the router's logits around each token's mean
     double max_violation = 0;  // largest load / mean load - 1
     std::int64_t unused = 0;   // experts with less than a hundredth of the mean load
   };
@@ -41,6 +43,7 @@ class ExpertUse {
     std::vector<std::int64_t> load_E, together_EE;
     std::vector<double> score_E;
     double entropy = 0, top_weight = 0, logit_variance = 0;
+    bool have_logits = false;
   };
   void add_pairs(const routing::Routing& routing, Sums& sums) const;
 

@@ -46,8 +46,8 @@ class TopP final : public Router {
   Routing decide(const Call& call, const at::Tensor& logits_TE) const override {
     const at::Tensor score_TE = logits_TE.softmax(/*dim=*/-1),
                      chosen_TE = call.replay_TM.defined() ? mask_of(call.replay_TM, score_TE.size(1))
-                                                          : choose(score_TE.detach());
-    const at::Tensor sum_T1 = (score_TE * chosen_TE).sum(/*dim=*/-1, /*keepdim=*/true);
+                                                          : choose(score_TE.detach()),
+                     sum_T1 = (score_TE * chosen_TE).sum(/*dim=*/-1, /*keepdim=*/true);
     return from_mask(chosen_TE, options_.renormalise ? score_TE / sum_T1 : score_TE, score_TE);
   }
 
@@ -55,8 +55,8 @@ class TopP final : public Router {
   at::Tensor choose(const at::Tensor& score_TE) const {
     const std::int64_t E = score_TE.size(1);
     const at::Tensor expert_TE = select_topk(score_TE, E),
-                     // in float64, so that the order in which a device adds up decides nothing
-        sum_TE = score_TE.gather(/*dim=*/-1, expert_TE).to(at::kDouble).cumsum(/*dim=*/-1),
+                     sorted_TE = score_TE.gather(/*dim=*/-1, expert_TE),
+                     sum_TE = sorted_TE.to(at::kDouble).cumsum(/*dim=*/-1),  // the same on every device
                      short_TE = sum_TE.narrow(1, 0, E - 1) < options_.threshold,
                      first_T1 = at::zeros_like(short_TE.narrow(1, 0, 1)).logical_not();
     return at::zeros_like(score_TE, at::kBool).scatter(1, expert_TE, at::cat({first_T1, short_TE}, 1));
