@@ -470,7 +470,7 @@ def test_zero_experts_refuse_numbers_that_mean_nothing(wrong):
         Router(f"zero_experts,{wrong}", 4, 2, 4)
 
 
-@pytest.mark.parametrize("wrong", ["top_p,threshold=0", "top_p,threshold=1.1", "relu,alpha=0.5", "relu,lambda=0", "mlp,width=0", "expert_choice,capacity-factor=-1"])  # fmt: skip
+@pytest.mark.parametrize("wrong", ["top_p,threshold=0", "top_p,threshold=1.1", "relu,alpha=0.5", "relu,lambda=0", "mlp,width=-1", "expert_choice,capacity-factor=-1"])  # fmt: skip
 def test_options_that_mean_nothing_are_refused(wrong):
     with pytest.raises(RuntimeError, match=f"{wrong.split(',')[0]}: {wrong.split(',')[1].split('=')[0]} is .*, expected"):
         Router(wrong, 4, 2, 4)

@@ -5,6 +5,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/silu.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "upmoe/ops/ops.h"
@@ -19,10 +20,11 @@ class Mlp final : public TopkRouter {
  public:
   struct Options : TopkOptions {
     bool renormalise = true;
-    std::int64_t width = 256;
+    std::int64_t width = 0;
     void visit(auto&& field) {
       field(renormalise, "renormalise", "divide a token's k weights by their sum");
-      field(width, "width", "neurons between the two layers of the router");
+      field(width, "width",
+            "neurons between the two layers of the router; 0: 256, or the hidden size if that is less");
       TopkOptions::visit(field);
     }
   };
@@ -36,11 +38,13 @@ class Mlp final : public TopkRouter {
   }
   Mlp(const RouterShape& shape, const Options& options)
       : TopkRouter(shape, options), renormalise_(options.renormalise) {
-    require_asked(1 <= options.width && options.width <= 1 << 16, "mlp: width is {}, expected 1 to {}",
-                  options.width, 1 << 16);
-    up_WH_ = normal_parameter(shape, "up", {options.width, shape.hidden},
-                              1 / std::sqrt(static_cast<double>(shape.hidden)));
-    down_EW_ = zero_parameter(shape, {shape.experts, options.width});
+    constexpr std::int64_t kPreset = 256, kMost = 1 << 16;
+    require_asked(0 <= options.width && options.width <= kMost, "mlp: width is {}, expected 0 to {}",
+                  options.width, kMost);
+    const std::int64_t W = options.width > 0 ? options.width : std::min(kPreset, shape.hidden);
+    up_WH_ =
+        normal_parameter(shape, "up", {W, shape.hidden}, 1 / std::sqrt(static_cast<double>(shape.hidden)));
+    down_EW_ = zero_parameter(shape, {shape.experts, W});
   }
   std::vector<State> parameters() override { return {{"up", &up_WH_}, {"down", &down_EW_}}; }
 

@@ -54,10 +54,9 @@ class TopP final : public Router {
   // An expert is chosen where those in front of it do not sum to the threshold yet: the first one always is.
   at::Tensor choose(const at::Tensor& score_TE) const {
     const std::int64_t E = score_TE.size(1);
-    const at::Tensor expert_TE = select_topk(score_TE, E),
-                     sorted_TE = score_TE.gather(/*dim=*/-1, expert_TE),
+    const at::Tensor expert_TE = select_topk(score_TE, E), sorted_TE = score_TE.gather(/*dim=*/-1, expert_TE),
                      sum_TE = sorted_TE.to(at::kDouble).cumsum(/*dim=*/-1),  // the same on every device
-                     short_TE = sum_TE.narrow(1, 0, E - 1) < options_.threshold,
+        short_TE = sum_TE.narrow(1, 0, E - 1) < options_.threshold,
                      first_T1 = at::zeros_like(short_TE.narrow(1, 0, 1)).logical_not();
     return at::zeros_like(score_TE, at::kBool).scatter(1, expert_TE, at::cat({first_T1, short_TE}, 1));
   }
