@@ -65,7 +65,7 @@ class ExpertChoice final : public Router {
 
   at::Tensor choose(const Call& call, const at::Tensor& score_TE) const {
     constexpr double kRounding = 1e-9;  // so that a whole number stays what it is
-    const auto [S, sequence_T] = sequences(call);
+    const auto [S, sequence_T] = sequences_of(call.runs, score_TE.size(0), score_TE.device());
     const at::Tensor pad_T = call.valid_T.defined() ? call.valid_T.logical_not().to(at::kLong)
                                                     : at::zeros_like(sequence_T),
                      group_T = 2 * sequence_T + pad_T,
