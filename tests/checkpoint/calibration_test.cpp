@@ -151,11 +151,11 @@ TEST(Calibration, RefusesAFileOfAnotherModel) {
   wider.hidden_size = 8, deeper.num_layers = 3, shallower.num_layers = 1;
   EXPECT_TRUE(refused({}, {"stats.safetensors", "'layer.0.router_input'", "[3, 4]", "[3, 8]"}, wider));
   EXPECT_TRUE(refused({}, {"'layer.2.active' is missing"}, deeper));
-  EXPECT_TRUE(refused({}, {"'layer.1.active' is none of `upmoe calibrate`"}, shallower));
+  EXPECT_TRUE(refused({}, {"'layer.1.active' is not one that `upmoe calibrate` writes"}, shallower));
   Parts moe;
   moe.record.experts = 8;
   moe.metadata = {{kCalibrationKey, calibration_record_text(moe.record)}};
-  EXPECT_TRUE(refused(moe, {"is of a Mixture of Experts"}));
+  EXPECT_TRUE(refused(moe, {"has the statistics of a Mixture of Experts"}));
 }
 
 TEST(Calibration, RefusesMetadataThatDoNotSayWhatItIs) {
@@ -166,7 +166,7 @@ TEST(Calibration, RefusesMetadataThatDoNotSayWhatItIs) {
   record["version"] = 2;
   newer.metadata = {{kCalibrationKey, record.dump()}};
   EXPECT_TRUE(refused(none, {"has no 'upmoe.calibration'", "is it a file of `upmoe calibrate`?"}));
-  EXPECT_TRUE(refused(broken, {"does not say what `upmoe calibrate` would"}));
+  EXPECT_TRUE(refused(broken, {"its metadata are not those that `upmoe calibrate` writes"}));
   EXPECT_TRUE(refused(newer, {"version 2 of the format, this upmoe reads 1"}));
 }
 
@@ -189,7 +189,7 @@ TEST(Calibration, RefusesATensorThatIsMissingOrStrange) {
   control.tensors.push_back(
       {"\x1b[2J", Dtype::u8, {0}, control.tensors.back().end, control.tensors.back().end});
   control.data["\x1b[2J"] = {};
-  EXPECT_TRUE(refused(control, {"'\\x1b[2J' is none of"}));
+  EXPECT_TRUE(refused(control, {"'\\x1b[2J' is not one that"}));
 }
 
 TEST(Calibration, RefusesSamplesThatAreNowhere) {
@@ -222,7 +222,8 @@ TEST(Calibration, RefusesNumbersThatCannotBe) {
     Parts parts;
     parts.data[name] = std::move(data);
     const Calibration file(parts.write(folder), config());
-    return fails_with([&] { file.layer(0); }, {"'" + name + "' has a number that is none of its kind"});
+    return fails_with([&] { file.layer(0); },
+                      {"'" + name + "' has a value that is negative, not finite or out of range"});
   };
   const float nan = std::numeric_limits<float>::quiet_NaN();
   EXPECT_TRUE(refused_in("layer.0.router_input", bytes(std::vector<float>(12, nan))));
@@ -243,7 +244,7 @@ TEST(Calibration, RefusesNumbersThatLieAcrossTheirAlignment) {
   file.erase(8 + --length, 1);
   std::memcpy(file.data(), &length, 8);
   const auto path = test::write_file(folder / "moved.safetensors", file);
-  EXPECT_TRUE(fails_with([&] { const Calibration found(path, config()); }, {"which is no multiple of 8"}));
+  EXPECT_TRUE(fails_with([&] { const Calibration found(path, config()); }, {"which is not a multiple of 8"}));
 }
 
 }  // namespace

@@ -393,8 +393,8 @@ TEST(DenseConfig, RefusesWhatIsNotOneObject) {
 }
 
 TEST(DenseConfig, RefusesAKeyThatStandsTwice) {
-  EXPECT_TRUE(refused(R"("hidden_size":64,"hidden_size":65)", {"'hidden_size' stands twice"}));
-  EXPECT_TRUE(refused(R"("rope_scaling":{"factor":1.0,"\u0066actor":2.0})", {"'factor' stands twice"}));
+  EXPECT_TRUE(refused(R"("hidden_size":64,"hidden_size":65)", {"'hidden_size' appears twice"}));
+  EXPECT_TRUE(refused(R"("rope_scaling":{"factor":1.0,"\u0066actor":2.0})", {"'factor' appears twice"}));
   EXPECT_EQ(llama(R"("a":{"x":1},"b":{"x":1},"c":[{"x":1},{"x":1}])").unknown.size(), 3u);
 }
 

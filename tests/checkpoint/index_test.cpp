@@ -69,7 +69,7 @@ TEST(Index, RefusesAnotherForm) {
 TEST(Index, RefusesATensorThatStandsTwice) {
   EXPECT_TRUE(
       fails_with([] { parse_index(R"({"weight_map":{"w":"a.safetensors","w":"b.safetensors"}})", kWhere); },
-                 {kWhere, "'w' stands twice"}));
+                 {kWhere, "'w' appears twice"}));
 }
 
 TEST(Index, RefusesWhatIsNotJson) {

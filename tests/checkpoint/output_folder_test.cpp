@@ -565,7 +565,7 @@ TEST_F(OutputFolderTest, TakesASlashAtTheEnd) {
 }
 
 TEST_F(OutputFolderTest, RefusesWhatIsNoPlaceForAFolder) {
-  EXPECT_TRUE(fails_with([] { OutputFolder output("", false); }, {"not a place"}));
+  EXPECT_TRUE(fails_with([] { OutputFolder output("", false); }, {"the path of the output folder is empty"}));
   EXPECT_TRUE(fails_with([] { OutputFolder output("/", true); }, {"/"}));
   write_file(temp_ / "file", "text");
   EXPECT_TRUE(fails_with([&] { OutputFolder output(temp_ / "file" / "out", false); }, {"/file"}));

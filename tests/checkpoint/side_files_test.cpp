@@ -176,7 +176,7 @@ TEST(ReadableByBoth, RefusesHostileJson) {
   EXPECT_TRUE(fails_with([] { readable_by_both("[]", "x/tokenizer_config.json"); },
                          {"x/tokenizer_config.json", "an object"}));
   EXPECT_TRUE(fails_with([] { readable_by_both("{", "x"); }, {"x", "not valid JSON"}));
-  EXPECT_TRUE(fails_with([] { readable_by_both(R"({"a":1,"a":2})", "x"); }, {"'a' stands twice"}));
+  EXPECT_TRUE(fails_with([] { readable_by_both(R"({"a":1,"a":2})", "x"); }, {"'a' appears twice"}));
   EXPECT_TRUE(
       fails_with([] { readable_by_both(R"({"a":)" + std::string(100'000, '['), "x"); }, {"nested deeper"}));
 }

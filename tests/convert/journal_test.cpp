@@ -97,7 +97,7 @@ TEST_F(JournalTest, NamesTheDifferenceWhenItWasBegunForSomethingElse) {
     return fails_with([&] { Journal(path(), std::string(head)); }, parts);
   };
   EXPECT_TRUE(refused(R"({"options":{"method":"drop","ratio":0.3},"ranks":1,"source":{"a":{"bytes":10}}})",
-                      {"/upmoe-journal", "used --ratio 0.5, not 0.3", "deleting"}));
+                      {"/upmoe-journal", "used --ratio 0.5, not 0.3", "to start over"}));
   EXPECT_TRUE(refused(R"({"options":{"method":"drop"},"ranks":1,"source":{"a":{"bytes":10}}})",
                       {"used --ratio 0.5, and this one does not"}));
   EXPECT_TRUE(

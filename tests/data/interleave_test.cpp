@@ -54,7 +54,7 @@ TEST(Interleave, RefusesWeightsThatAreNone) {
   const double infinite = std::numeric_limits<double>::infinity();
   for (const double weight : {0.0, -1.0, infinite, std::nan("")})
     EXPECT_TRUE(fails_with<UsageError>([&] { Interleave(std::vector<double>{1, weight}); }, {"a weight of"}));
-  EXPECT_TRUE(fails_with<UsageError>([] { Interleave(std::vector<double>{}); }, {"no data"}));
+  EXPECT_TRUE(fails_with<UsageError>([] { Interleave(std::vector<double>{}); }, {"at least one source"}));
   EXPECT_TRUE(fails_with<UsageError>([] { Interleave(std::vector<double>(5000, 1)); }, {"5000 sources"}));
   EXPECT_TRUE(fails_with<UsageError>([] { Interleave(std::vector<double>(2, 1.7e308)); }, {"add up to inf"}));
 }

@@ -144,7 +144,7 @@ TEST_F(TokenFileTest, SaysThatItBecameShorterWhileItIsRead) {
 
 TEST_F(TokenFileTest, RefusesWhatIsNoFileOfTokens) {
   EXPECT_TRUE(fails_with([&] { TokenFile(bin("")); }, {"t.bin", "is empty"}));
-  EXPECT_TRUE(fails_with([&] { TokenFile(bin("abc")); }, {"3 bytes are an odd number"}));
+  EXPECT_TRUE(fails_with([&] { TokenFile(bin("abc")); }, {"3 bytes, is odd"}));
   EXPECT_TRUE(fails_with([&] { TokenFile(folder_ / "gone.bin"); }, {"gone.bin"}));
   EXPECT_TRUE(fails_with([&] { TokenFile(folder_.path()); }, {"cannot open"}));
 }

@@ -92,14 +92,14 @@ TEST(Safetensors, RefusesTwoTensorsOfOneName) {
 }
 
 TEST(Safetensors, RefusesAFieldThatStandsTwice) {
-  EXPECT_TRUE(refused(with_dtype(R"("U8","dtype":"U8")"), {"tensor 'w'", "dtype stands twice"}));
-  EXPECT_TRUE(refused(with_shape(R"([2],"shape":[2])"), {"tensor 'w'", "shape stands twice"}));
+  EXPECT_TRUE(refused(with_dtype(R"("U8","dtype":"U8")"), {"tensor 'w'", "dtype appears twice"}));
+  EXPECT_TRUE(refused(with_shape(R"([2],"shape":[2])"), {"tensor 'w'", "shape appears twice"}));
   EXPECT_TRUE(
-      refused(with_offsets(R"([0,2],"data_offsets":[0,2])"), {"tensor 'w'", "data_offsets stands twice"}));
+      refused(with_offsets(R"([0,2],"data_offsets":[0,2])"), {"tensor 'w'", "data_offsets appears twice"}));
 }
 
 TEST(Safetensors, RefusesMetadataThatStandsTwice) {
-  EXPECT_TRUE(refused(raw_file(R"({"__metadata__":{},"__metadata__":{}})"), {"__metadata__ stands twice"}));
+  EXPECT_TRUE(refused(raw_file(R"({"__metadata__":{},"__metadata__":{}})"), {"__metadata__ appears twice"}));
 }
 
 TEST(Safetensors, RefusesAMissingField) {

@@ -199,7 +199,8 @@ TEST_F(ReceiptTest, FindsThatNothingWasDrawnAnewWhereDropSaysSo) {
   test::write_file(copy / "upmoe.json", test::read_file(drop / "upmoe.json"));
   const std::vector<std::string> found = promise(receipt(copy), "neurons").broken;
   ASSERT_EQ(found.size(), 2u * kExperts * 3);
-  EXPECT_EQ(found[0], "layer 0, expert 0, gate: 24 neurons were to be drawn anew and are the source's");
+  EXPECT_EQ(found[0],
+            "layer 0, expert 0, gate: 24 neurons should have been re-initialised, but equal the source's");
 }
 
 TEST_F(ReceiptTest, FindsARecordThatSaysSomethingElse) {
@@ -362,7 +363,7 @@ TEST_F(ReceiptTest, TakesTheDefaultOfAnOptionThatIsNewerThanTheRecord) {
 TEST_F(ReceiptTest, RefusesARecordOfALaterVersion) {
   const std::filesystem::path moe = converted("copy");
   change_record(moe, nlohmann::json::json_pointer("/version"), 3);
-  EXPECT_TRUE(test::fails_with([&] { receipt(moe); }, {"upmoe.json", "version 3", "up to 2"}));
+  EXPECT_TRUE(test::fails_with([&] { receipt(moe); }, {"upmoe.json", "its version is 3", "up to 2"}));
 }
 
 TEST_F(ReceiptTest, OpensNothingOutsideTheFolder) {
@@ -425,8 +426,8 @@ TEST_F(ReceiptTest, RefusesModelsThatDoNotBelongTogether) {
   const std::filesystem::path moe = converted("copy");
   test::make_tiny_llama(folder_ / "deeper", {.layers = 3});
   EXPECT_TRUE(test::fails_with([&] { make_receipt(moe, folder_ / "deeper"); },
-                               {"deeper", "3 of 32", "was not made of that model"}));
-  EXPECT_TRUE(test::fails_with([&] { make_receipt(dense(), dense()); }, {"is no Mixture of Experts"}));
+                               {"deeper", "3 of 32", "was not converted from that model"}));
+  EXPECT_TRUE(test::fails_with([&] { make_receipt(dense(), dense()); }, {"is not a Mixture of Experts"}));
   EXPECT_THROW(make_receipt(moe, moe), Error);
 }
 

@@ -86,8 +86,8 @@ def many_tensors() -> bytes:
         (lambda: b'{"a":{"x":[' + b"[]," * 33_000_000 + b"1]}}", "tensor 'a' has no dtype"),
         (lambda: b'{"a":{"x":' + b"[" * 99_000_000, "nested deeper than 128"),
         (lambda: b" " * 99_999_999, "does not begin with"),
-        (lambda: b"{" + b",".join([b'"":' + EMPTY] * 1_900_000) + b"}", "'' stands twice"),
-        (lambda: b"{" + b",".join([b'"__metadata__":{}'] * 1000) + b"}", "__metadata__ stands twice"),
+        (lambda: b"{" + b",".join([b'"":' + EMPTY] * 1_900_000) + b"}", "'' appears twice"),
+        (lambda: b"{" + b",".join([b'"__metadata__":{}'] * 1000) + b"}", "__metadata__ appears twice"),
     ],
     ids=["tensors", "name", "metadata", "number", "fraction", "shape", "unknown", "depth", "spaces", "same", "twice"],
 )

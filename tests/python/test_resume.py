@@ -281,7 +281,7 @@ def test_on_an_output_that_is_not_whole_it_fails(conversion):
     assert conversion.run("", "--resume").returncode == 0
     shard = sorted(conversion.out.glob("*.safetensors"))[0]
     os.truncate(shard, 100)
-    assert_refused(conversion.run("", "--resume"), f"exists already, but {shard.name} is not whole")
+    assert_refused(conversion.run("", "--resume"), f"exists already, but {shard.name} is missing or incomplete")
 
 
 def test_on_an_output_of_an_older_source_it_fails(conversion, tmp_path):

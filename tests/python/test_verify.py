@@ -275,8 +275,8 @@ def test_what_cannot_be_compared(upmoe, tiny_folder, convert, tmp_path):
     (spoiled / "upmoe.json").write_text("{")
     for arguments, code, message in [
         ([moe], 2, "name both folders"),
-        ([moe, "--against", wide], 1, "was not made of that model"),
-        ([dense, "--against", dense], 1, "is no Mixture of Experts"),
+        ([moe, "--against", wide], 1, "was not converted from that model"),
+        ([dense, "--against", dense], 1, "is not a Mixture of Experts"),
         ([moe, "--against", moe], 1, "config.json"),
         ([moe, "--against", tmp_path / "nowhere"], 1, "nowhere"),
         ([moe, "--against", dense, "--data", tmp_path / "nowhere.bin"], 1, "nowhere.bin"),

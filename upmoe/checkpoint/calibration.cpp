@@ -101,7 +101,8 @@ CalibrationRecord parse_calibration_record(std::string_view text, std::string_vi
     source.at("config_xxh3").get_to(out.config_xxh3);
     source.at("tensors").get_to(out.source_xxh3);
   } catch (const nlohmann::json::exception& error) {
-    fail("{}: does not say what `upmoe calibrate` would: {}", printable(where), printable(error.what()));
+    fail("{}: its metadata are not those that `upmoe calibrate` writes: {}", printable(where),
+         printable(error.what()));
   }
   return out;
 }
@@ -110,7 +111,8 @@ Calibration::Calibration(const std::filesystem::path& path, const DenseConfig& c
     : file_(path), where_(printable(path.string())) {
   for (const TensorInfo& tensor : file_.tensors()) tensors_.emplace(tensor.name, &tensor);
   read_record();
-  require(record_.experts == 0, "{}: is of a Mixture of Experts, expected one of a dense model", where_);
+  require(record_.experts == 0,
+          "{}: has the statistics of a Mixture of Experts, expected those of a dense model", where_);
   const auto has = [&](std::string_view what) { return tensors_.contains(calibration_name(0, what)); };
   const auto samples = tensors_.find("sample.token");
   require(samples != tensors_.end() && samples->second->shape.size() == 1 && samples->second->shape[0] >= 1,
@@ -148,17 +150,18 @@ void Calibration::match_layout() {
   const std::vector<TensorInfo> expected = calibration_layout(shape_);
   for (const TensorInfo& tensor : expected) {
     const auto found = tensors_.find(tensor.name);
-    require(found != tensors_.end(), "{}: tensor '{}' is missing; is it of another model?", where_,
-            tensor.name);
+    require(found != tensors_.end(), "{}: tensor '{}' is missing; does the file belong to another model?",
+            where_, tensor.name);
     const TensorInfo& got = *found->second;
     require(got.dtype == tensor.dtype && got.shape == tensor.shape,
-            "{}: tensor '{}' is {} {}, expected {} {}; is it of another model?", where_, tensor.name,
-            name(got.dtype), shape_text(got.shape), name(tensor.dtype), shape_text(tensor.shape));
+            "{}: tensor '{}' is {} {}, expected {} {}; does the file belong to another model?", where_,
+            tensor.name, name(got.dtype), shape_text(got.shape), name(tensor.dtype),
+            shape_text(tensor.shape));
   }
   if (tensors_.size() == expected.size()) return;
   for (const TensorInfo& tensor : expected) tensors_.erase(tensor.name);
-  fail("{}: tensor '{}' is none of `upmoe calibrate`; is it of another model?", where_,
-       printable(tensors_.begin()->first));
+  fail("{}: tensor '{}' is not one that `upmoe calibrate` writes; does the file belong to another model?",
+       where_, printable(tensors_.begin()->first));
 }
 
 void Calibration::check_samples() const {
@@ -166,7 +169,7 @@ void Calibration::check_samples() const {
     const std::int64_t text = sample_text_M_[m], token = sample_token_M_[m];
     require(
         text >= 0 && text < shape_.texts && token >= 0 && token < tokens_D_[static_cast<std::size_t>(text)],
-        "{}: sample {} is token {} of text {}, which is not there", where_, m, token, text);
+        "{}: sample {} is token {} of text {}, which does not exist", where_, m, token, text);
     require(m == 0 || std::pair(std::int64_t{sample_text_M_[m - 1]}, sample_token_M_[m - 1]) <
                           std::pair(text, token),
             "{}: sample {} does not follow the one before it", where_, m);
@@ -179,7 +182,7 @@ std::span<const T> Calibration::numbers(const std::string& name) const {
   if (found == tensors_.end()) return {};
   const std::span<const std::byte> data = file_.data(*found->second);
   require(reinterpret_cast<std::uintptr_t>(data.data()) % alignof(T) == 0,
-          "{}: tensor '{}' begins at byte {}, which is no multiple of {}", where_, name,
+          "{}: tensor '{}' begins at byte {}, which is not a multiple of {}", where_, name,
           file_.data_begin(*found->second), alignof(T));
   return {reinterpret_cast<const T*>(data.data()), data.size() / sizeof(T)};
 }
@@ -188,7 +191,7 @@ Calibration::Layer Calibration::layer(std::int64_t l) const {
   require(l >= 0 && l < shape_.layers, "{}: there is no layer {}, there are {}", where_, l, shape_.layers);
   const auto get = [&]<class T>(std::span<const T>& out, std::string_view what, auto&& good) {
     out = numbers<T>(calibration_name(l, what));
-    require(good(out), "{}: tensor '{}' has a number that is none of its kind", where_,
+    require(good(out), "{}: tensor '{}' has a value that is negative, not finite or out of range", where_,
             calibration_name(l, what));
   };
   Layer out;

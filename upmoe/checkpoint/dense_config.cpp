@@ -218,8 +218,8 @@ const RopeKind& find_rope_kind(const std::string& type, const std::string& where
   };
   const auto kind = std::ranges::find(kKinds, type, &RopeKind::type);
   require(kind != kKinds.end(),
-          "{}: rope scaling '{}' can't be carried; these can: default, linear, dynamic, yarn, llama3", where,
-          printable(type));
+          "{}: rope scaling '{}' is not supported; expected one of: default, linear, dynamic, yarn, llama3",
+          where, printable(type));
   return *kind;
 }
 
@@ -263,7 +263,7 @@ Rope read_rope(Reader& config, double default_theta) {
     rope.theta = inner.number("rope_theta", rope.theta, kLeastTheta, kMostTheta);
     rope.type = inner.text("rope_type", inner.text("type", "default"));
     const double partial = inner.number("partial_rotary_factor", 1.0);
-    require(partial == 1.0, "{}: partial_rotary_factor is {}, and only a full rotation (1.0) can be carried",
+    require(partial == 1.0, "{}: partial_rotary_factor is {}, and only a full rotation (1.0) is supported",
             config.where(), partial);
     Json scaling = *parameters;
     for (const char* key : {"rope_theta", "type", "rope_type", "partial_rotary_factor"}) scaling.erase(key);
@@ -299,10 +299,10 @@ const Family& find_family(Reader& config) {
 void refuse_what_no_target_holds(Reader& config) {
   const std::string act = config.text("hidden_act", "silu");
   require(act == "silu" || act == "swish",
-          "{}: hidden_act is '{}', and only silu can be carried: every target computes SwiGLU experts",
+          "{}: hidden_act is '{}', and only silu is supported: every target computes SwiGLU experts",
           config.where(), printable(act));
   const double partial = config.number("partial_rotary_factor", 1.0);
-  require(partial == 1.0, "{}: partial_rotary_factor is {}, and only a full rotation (1.0) can be carried",
+  require(partial == 1.0, "{}: partial_rotary_factor is {}, and only a full rotation (1.0) is supported",
           config.where(), partial);
   require(config.find("quantization_config") == nullptr,
           "{}: the weights are quantised (quantization_config); dequantise them first, for example load with "
@@ -336,7 +336,7 @@ DenseConfig read_config(Reader& config, std::string_view model_type, const Confi
   require(out.num_heads % out.num_kv_heads == 0,
           "{}: num_attention_heads {} is not a multiple of num_key_value_heads {}", config.where(),
           out.num_heads, out.num_kv_heads);
-  require(out.num_layers <= 10'000, "{}: num_hidden_layers is {}, at most 10000 are believed", config.where(),
+  require(out.num_layers <= 10'000, "{}: num_hidden_layers is {}, expected at most 10000", config.where(),
           out.num_layers);
   out.max_position_embeddings = config.size("max_position_embeddings", defaults.max_position_embeddings);
   out.rms_norm_eps = config.number("rms_norm_eps", defaults.rms_norm_eps, 0, 1);

@@ -51,9 +51,8 @@ void DenseModel::take_weights() {
                       std::ranges::equal(head->second.data(), embedding.data());
     files_.require_intact();
     require(same,
-            "{}: tie_word_embeddings is true, but lm_head.weight is not the embedding: readers disagree on "
-            "which counts; "
-            "remove one of the two",
+            "{}: tie_word_embeddings is true, but lm_head.weight is not the embedding: programs disagree "
+            "on which of them to use; remove one",
             where);
     release(head->second.data());
     release(embedding.data());

@@ -138,7 +138,7 @@ Weights::Weights(const Folder& folder) {
   for (std::size_t f = 0; f < files_.size(); ++f) {
     for (const TensorInfo& info : files_[f].tensors()) {
       const auto [it, is_new] = entries_.emplace(info.name, Entry{&files_[f], &info});
-      require(is_new, "{}: tensor '{}' stands in two shards", printable(folder.path().string()),
+      require(is_new, "{}: tensor '{}' is in two shards", printable(folder.path().string()),
               printable(info.name));
       if (map.empty()) continue;
       const auto listed = map.find(info.name);
@@ -149,7 +149,7 @@ Weights::Weights(const Folder& folder) {
   }
   for (const auto& [tensor, file] : map)
     require(entries_.contains(tensor),
-            "{}: tensor '{}' is said to be in {}, and is not there; is the download complete?",
+            "{}: the index says that tensor '{}' is in {}, but it is not; is the download complete?",
             printable(index), printable(tensor), printable(file));
 }
 

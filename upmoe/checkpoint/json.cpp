@@ -20,8 +20,7 @@ constexpr int kNumberOverflow = 406;  // nlohmann's
 
 [[noreturn]] void fail_at(const std::string& where, const std::string& key,
                           const nlohmann::detail::exception& error) {
-  require(error.id != kNumberOverflow,
-          "{}: not valid JSON: a number{} is larger than any that a computer holds", where,
+  require(error.id != kNumberOverflow, "{}: not valid JSON: a number{} is too large", where,
           key.empty() ? "" : " behind '" + printable(key) + "'");
   const std::string_view what = error.what();
   const std::size_t colon = what.find("] ");
@@ -47,7 +46,7 @@ class Checker final : public nlohmann::json_sax<Json> {
   bool end_object() override { return leave(); }
   bool end_array() override { return leave(); }
   bool key(string_t& key) override {
-    require(keys_.back().insert(key).second, "{}: key '{}' stands twice", where_, printable(key));
+    require(keys_.back().insert(key).second, "{}: key '{}' appears twice", where_, printable(key));
     key_ = key;
     return true;
   }

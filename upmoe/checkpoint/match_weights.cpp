@@ -43,7 +43,7 @@ std::vector<Weights::Entry> match_weights(
     const TensorInfo& info = *out[i].info;
     require(info.shape == expected[i].shape, "{}: '{}' has shape {}, config.json says {}", where, info.name,
             shape_text(info.shape), shape_text(expected[i].shape));
-    require(is_float_weight(info.dtype), "{}: '{}' is {}, and only F32, BF16 and F16 can be carried; {}",
+    require(is_float_weight(info.dtype), "{}: '{}' is {}, and only F32, BF16 and F16 are supported; {}",
             where, info.name, name(info.dtype),
             "dequantise the model first, for example load with transformers and save_pretrained in bfloat16");
   }

@@ -29,15 +29,16 @@ const std::string kUnfinished = ".upmoe-partial", kAside = ".upmoe-old";
 
 // The absolute place without a trailing slash; links in it are followed.
 fs::path resolved(const fs::path& place) {
-  require(!place.empty(), "an empty path is not a place for a folder");
+  require(!place.empty(), "the path of the output folder is empty");
   std::error_code error;
   fs::path out = fs::weakly_canonical(fs::absolute(place), error);
   require(!error, "{}: {}", shown(place), error.message());
   if (!out.has_filename()) out = out.parent_path();
-  require(out.has_filename(), "{}: not a place for a folder", shown(place));
+  require(out.has_filename(), "{}: cannot be the name of a new folder", shown(place));
   for (const std::string& end : {kUnfinished, kAside})
     require(!out.filename().string().ends_with(end),
-            "{}: names that end in {} are those of unfinished outputs; choose another", shown(place), end);
+            "{}: names that end in {} are reserved for unfinished outputs; choose another", shown(place),
+            end);
   return out;
 }
 
@@ -62,7 +63,7 @@ OwnEntries replaceable(const FileDescriptor& folder, const fs::path& place) {
       shown(place));
   require(
       entries.foreign.empty(),
-      "{}: holds {}, which is no part of a checkpoint, so --replace does not replace it; move it away, or "
+      "{}: holds {}, which is not part of a checkpoint, so --replace does not replace it; move it away, or "
       "choose another output",
       shown(place), entries.foreign);
   return entries;
@@ -81,7 +82,7 @@ OwnEntries left_by_a_run(const FileDescriptor& folder, const fs::path& partial,
     return entries;  // another rank has finished it just now
   if (entries.is_replaced) {
     require(leftover == OutputFolder::Leftover::refuse,
-            "{}: is an old output, which a run was replacing when it was killed; delete it, or start anew "
+            "{}: is an old output, which a run was replacing when it was killed; delete it, or start over "
             "with --replace",
             shown(partial));
     entries = own_entries(folder, OwnKind::checkpoint);
@@ -130,7 +131,7 @@ void check_parent(const fs::path& place) {
 OwnEntries usable(const FileDescriptor& folder, const fs::path& partial, bool replace,
                   OutputFolder::Leftover leftover) {
   require(leftover != OutputFolder::Leftover::refuse || replace,
-          "{}: an earlier run was killed and has left this; continue it with --resume, or start anew with "
+          "{}: an earlier run was killed and has left this; continue it with --resume, or start over with "
           "--replace",
           shown(partial));
   return left_by_a_run(folder, partial, leftover);
@@ -153,7 +154,7 @@ FileDescriptor lock_replaced(const fs::path& place) {
 OwnEntries replaceable_or(const FileDescriptor& folder, const fs::path& at, const fs::path& place,
                           auto&& give_back) {
   try {
-    require(is_same(folder, at), "{}: was replaced by another folder just now", shown(place));
+    require(is_same(folder, at), "{}: has just been replaced by another folder", shown(place));
     return replaceable(folder, place);
   } catch (...) {
     ::unlinkat(folder.get(), kReplacedMark, 0);
@@ -247,7 +248,7 @@ OutputFolder::OutputFolder(const fs::path& place, bool replace, Leftover leftove
     if (is_new && reason != EWOULDBLOCK) fs::remove(partial_, error);  // nobody has come to it yet
     if (reason == ENOENT) {                                            // it was there a moment ago
       check_place(place_, replace);
-      fail("{}: another run has finished it, or given it up, just now", shown(place_));
+      fail("{}: another run has just finished or abandoned it", shown(place_));
     }
     require(reason != EWOULDBLOCK, "{}: another run is writing this output", shown(place_));
     fail("{}: cannot open and lock: {}", shown(partial_), std::strerror(reason));
@@ -263,7 +264,7 @@ OutputFolder::OutputFolder(const fs::path& place, bool replace, Leftover leftove
     return;
   }
   try {
-    require(share || is_at(partial_), "{}: another run has finished it just now", shown(place_));
+    require(share || is_at(partial_), "{}: another run has just finished it", shown(place_));
     const OwnEntries left = usable(lock_, partial_, replace, leftover);
     if (leftover == Leftover::refuse) remove_known(lock_, left, partial_);
   } catch (...) {
@@ -317,7 +318,7 @@ void OutputFolder::remove_partial() const noexcept {
 
 void OutputFolder::commit() {
   check_place(place_, replace_);  // again: someone may have taken the name in the meantime
-  require(!was_committed(), "{}: was completed by another", shown(place_));
+  require(!was_committed(), "{}: was completed by another run", shown(place_));
   sync_folder(partial_);
   const bool replacing = replace_ && is_there(place_);
   const FileDescriptor old = replacing ? lock_replaced(place_) : FileDescriptor(-1);

@@ -23,7 +23,7 @@ std::vector<std::string> allowance_names() {
 
 bool allows(const ConvertRequest& request, std::string_view name) {
   require(std::ranges::find(allowances(), name, &Allowance::name) != allowances().end(),
-          "'{}' is nothing that can be allowed", name);
+          "--allow knows no '{}'", name);
   return std::ranges::find(request.allow, name) != request.allow.end();
 }
 

@@ -190,8 +190,9 @@ void BlockMaker::require_made_finite(const PlannedTensor& planned, std::uint64_t
                        [&] { return stopped_ || it->second.next_row == (shape.size() > 1 ? shape[0] : 1); });
   require(!stopped_, "stopped");
   fail(
-      "'{}' would have {}: what '{}' makes of '{}' is more than {} can hold; store the source in a wider "
-      "type, or choose another method",
+      "'{}' would have {}: the values that '{}' computes from '{}' exceed what {} can hold; store the source "
+      "in "
+      "a wider type, or choose another method",
       info.name, what, plan_.request.method, weight.is.name, name(info.dtype));
 }
 
@@ -202,8 +203,8 @@ void BlockMaker::require_finite(const DenseModel::Weight& weight, std::uint64_t 
   const auto size = static_cast<std::uint64_t>(bits(info.dtype)) / 8;
   const std::string what = not_finite_text(info.dtype, info.shape, begin / size, bytes);
   require(what.empty() || allows(plan_.request, "not-finite"),
-          "{}: '{}' has {}, so what is made of it would not be finite either; is the file whole? to convert "
-          "it all the same, pass --allow not-finite",
+          "{}: '{}' has {}, so the converted weights would not be finite either; is the file complete? To "
+          "convert it anyway, pass --allow not-finite",
           printable(weight.stored.file->path().string()), weight.is.name, what);
 }
 

@@ -46,8 +46,8 @@ bool is_finished(const Plan& plan, const fs::path& place) {
   require(other.empty(), "{}: exists already, and the run that made it {}; {}", where, other, kHint);
   for (const PlannedFile& file : plan.files) {
     const std::optional<FileIdentity> there = identity_at(place / file.name);
-    require(there && there->bytes == file.bytes, "{}: exists already, but {} is not whole; {}", where,
-            file.name, kHint);
+    require(there && there->bytes == file.bytes, "{}: exists already, but {} is missing or incomplete; {}",
+            where, file.name, kHint);
   }
   for (const SafetensorsFile& file : plan.source.files().files())
     require(file.identity().modified <= record->modified,

@@ -91,10 +91,10 @@ Journal::Journal(const std::filesystem::path& path, const std::string& head)
   num_records_ = before_.blocks.size();
   require(::ftruncate(file_.get(), static_cast<off_t>(before_.valid_bytes)) == 0 &&
               ::lseek(file_.get(), 0, SEEK_END) >= 0,
-          "{}: cannot cut what is torn: {}", where, ErrnoText{});
+          "{}: cannot remove an incomplete last entry: {}", where, ErrnoText{});
   if (before_.head.empty())
     write_all(file_.get(), fmt::format("{}{} {}\n", kMagic, hex(xxh3(head)), head), path_);
-  require(::fsync(file_.get()) == 0, "{}: cannot make it durable: {}", where, ErrnoText{});
+  require(::fsync(file_.get()) == 0, "{}: cannot flush it to the disk: {}", where, ErrnoText{});
   sync_folder(path.parent_path());
 }
 
@@ -108,7 +108,7 @@ void Journal::add(std::uint64_t file, std::uint64_t block, std::uint64_t hash) {
   const std::lock_guard lock(mutex_);
   write_all(file_.get(), text, path_);
   if (++num_records_ % kSyncEvery == 0)
-    require(::fdatasync(file_.get()) == 0, "{}: cannot make it durable: {}", printable(path_.string()),
+    require(::fdatasync(file_.get()) == 0, "{}: cannot flush it to the disk: {}", printable(path_.string()),
             ErrnoText{});
 }
 
@@ -143,8 +143,9 @@ std::string difference(std::string_view text_then, std::string_view text_now) {
 void require_same_head(std::string_view then, std::string_view now, const std::filesystem::path& journal) {
   if (then == now) return;
   const std::string found = difference(then, now);
-  fail("{}: the interrupted run {}; give the same, or start anew by deleting {}", printable(journal.string()),
-       found.empty() ? "wrote another form" : found, printable(journal.parent_path().string()));
+  fail("{}: the interrupted run {}; use the same options, or delete {} to start over",
+       printable(journal.string()), found.empty() ? "was started by another version of upmoe" : found,
+       printable(journal.parent_path().string()));
 }
 
 }  // namespace upmoe

@@ -30,9 +30,9 @@ void check_shape(const Plan& plan) {
 void check_target(const Plan& plan) {
   const DenseConfig& config = plan.source.config();
   const std::string where = printable(plan.request.source);
-  require(!config.mlp_bias, "{}: the FFN has biases (mlp_bias), and no target's experts have", where);
+  require(!config.mlp_bias, "{}: the FFN has biases (mlp_bias), which no target supports", where);
   require(!config.attention_bias || plan.target->attention_bias,
-          "{}: attention has biases (attention_bias), and target '{}' has no place for them", where,
+          "{}: attention has biases (attention_bias), which target '{}' does not support", where,
           plan.target->name);
 }
 

@@ -31,8 +31,8 @@ void number_documents(std::span<const std::int64_t> starts, std::int64_t begin, 
 Batches::Batches(std::vector<BatchSource> sources, const BatchOptions& options)
     : sources_(std::move(sources)), options_(options), interleave_(weights_of(sources_)) {
   require_asked(options.sequences > 0 && options.length > 0,
-                "batches of {} sequences of {} tokens, expected at least 1 of 1", options.sequences,
-                options.length);
+                "batches of {} sequences of {} tokens, expected at least 1 sequence of 1 token",
+                options.sequences, options.length);
   for (std::size_t i = 0; i < sources_.size(); ++i)
     require(samples_of(i) > 0, "{}: {} tokens are too few for one sample of {} and its last target",
             printable(sources_[i].file->name()), sources_[i].file->size(), options.length);

@@ -32,7 +32,7 @@ std::vector<std::int64_t> rounded_shares(std::span<const double> weights, double
 }
 
 std::vector<std::int64_t> shares_of(std::span<const double> weights) {
-  require_asked(!weights.empty(), "a blend of no data");
+  require_asked(!weights.empty(), "a blend needs at least one source");
   require_asked(weights.size() <= kMaxPeriod / 16, "a blend of {} sources, at most {} are possible",
                 weights.size(), kMaxPeriod / 16);
   for (const double weight : weights)

@@ -112,8 +112,8 @@ Sequences walk(const MegatronLists& lists, std::int64_t width, std::string_view 
     begin_documents(i);
     require(lists.length(i) >= 0, "{}: sequence {} has {} tokens", file, i, lists.length(i));
     require(lists.pointer(i) == out.tokens * width,
-            "{}: sequence {} begins at byte {}, expected {}: they must lie end to end", file, i,
-            lists.pointer(i), out.tokens * width);
+            "{}: sequence {} begins at byte {}, expected {}: sequences must follow each other without gaps",
+            file, i, lists.pointer(i), out.tokens * width);
     require(!__builtin_add_overflow(out.tokens, lists.length(i), &out.tokens) &&
                 out.tokens <= std::numeric_limits<std::int64_t>::max() / 8,
             "{}: sequence {} ends beyond 2^60 tokens", file, i);
@@ -136,7 +136,7 @@ void read_as(std::span<const std::byte> from, std::string_view file, std::int64_
   for (std::size_t i = 0; i < out.size(); ++i) {
     const auto id = load<T>(from, i * sizeof(T));
     if (!std::in_range<std::int32_t>(id) || id < T(0))
-      fail("{}: token {} is {}, which is no token's id", printable(file), begin + std::int64_t(i), id);
+      fail("{}: token {} is {}, which is not a token id", printable(file), begin + std::int64_t(i), id);
     out[i] = static_cast<std::int32_t>(std::make_unsigned_t<T>(id));
   }
 }
@@ -193,7 +193,7 @@ TokenLayout parse_token_bin(std::span<const std::byte> whole_file, std::string_v
           shown);
   if (magic != kGpt2Magic && magic != kLlama3Magic) {
     require(whole_file.size() % 2 == 0,
-            "{}: {} bytes are an odd number, and tokens of 16 bits were expected (nanoGPT); is it complete, "
+            "{}: its size, {} bytes, is odd, and tokens of 16 bits were expected (nanoGPT); is it complete, "
             "and a token file?",
             shown, whole_file.size());
     return {TokenFormat::nano_gpt, TokenType::u16, 0, std::int64_t(whole_file.size() / 2), {}};

@@ -69,7 +69,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
     if (skipping_ > 0) return true;
     if (depth_ == 1) {
       entry_ = text;
-      require(entry_ != "__metadata__" || !seen_metadata_, "{}: __metadata__ stands twice in the header",
+      require(entry_ != "__metadata__" || !seen_metadata_, "{}: __metadata__ appears twice in the header",
               file_);
       seen_metadata_ = seen_metadata_ || entry_ == "__metadata__";
       dtype_.reset(), shape_.reset(), offsets_.reset();
@@ -79,7 +79,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
     if (in_metadata()) return true;
     const bool twice = (field_ == "dtype" && dtype_) || (field_ == "shape" && shape_) ||
                        (field_ == "data_offsets" && offsets_);
-    require(!twice, "{}: tensor '{}': {} stands twice", file_, name(), field_);
+    require(!twice, "{}: tensor '{}': {} appears twice", file_, name(), field_);
     return true;
   }
 
@@ -197,7 +197,8 @@ void refuse_duplicates(const std::vector<TensorInfo>& tensors, std::string_view 
   const auto name = [&](std::uint32_t i) -> const std::string& { return tensors[i].name; };
   std::ranges::sort(order, {}, name);
   const auto twice = std::ranges::adjacent_find(order, {}, name);
-  if (twice != order.end()) fail("{}: tensor '{}' stands twice in the header", file, printable(name(*twice)));
+  if (twice != order.end())
+    fail("{}: tensor '{}' appears twice in the header", file, printable(name(*twice)));
 }
 
 // The data of all tensors must lie end to end and fill the file: no hole, no overlap, nothing behind.

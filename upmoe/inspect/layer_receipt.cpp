@@ -108,7 +108,7 @@ class LayerComparison {
             fmt::format("layer {}, expert {}, {}: {} neurons {}", l_, e, matrix_name(matrix), count, what));
     };
     say(held.promised - held.kept, "are not the source's");
-    say(held.not_redrawn, "were to be drawn anew and are the source's");
+    say(held.not_redrawn, "should have been re-initialised, but equal the source's");
   }
 
   Receipt::Kept count(const ThreeMatrices& expert, std::vector<bool>& covered_F) const {

@@ -65,8 +65,8 @@ View MoeWeights::find(const std::string& name, const std::vector<std::int64_t>& 
   const TensorInfo& info = *it->second.info;
   require(info.shape == shape, "{}: '{}' has shape {}, config.json says {}", where_, name,
           shape_text(info.shape), shape_text(shape));
-  require(is_float_weight(info.dtype), "{}: '{}' is {}, and only F32, BF16 and F16 can be looked into",
-          where_, name, upmoe::name(info.dtype));
+  require(is_float_weight(info.dtype), "{}: '{}' is {}, and only F32, BF16 and F16 are supported", where_,
+          name, upmoe::name(info.dtype));
   return {info.dtype, shape.size() == 1 ? 1 : shape[0], shape.back(), it->second.data()};
 }
 

@@ -97,8 +97,9 @@ class Maker {
         moe_(weights_, target_, config_, where_) {
     const DenseConfig& dense = dense_.config();
     require(moe_.num_layers() == dense.num_layers && moe_.H() == dense.hidden_size,
-            "{} has {} layers of hidden size {}, and {} has {} of {}: it was not made of that model", where_,
-            moe_.num_layers(), moe_.H(), printable(against.string()), dense.num_layers, dense.hidden_size);
+            "{} has {} layers of hidden size {}, and {} has {} of {}: it was not converted from that model",
+            where_, moe_.num_layers(), moe_.H(), printable(against.string()), dense.num_layers,
+            dense.hidden_size);
     if (folder_.has("upmoe.json"))
       record_ = parse_record(read_small_file(folder_.file("upmoe.json", where_), 64u << 20),
                              (moe / "upmoe.json").string());
@@ -134,7 +135,7 @@ class Maker {
     const auto type = config_.find("model_type");
     for (const Target& target : target::targets())
       if (type != config_.end() && *type == target.model_type) return target;
-    fail("{}: is no Mixture of Experts that upmoe knows: model_type is {}", printable(where),
+    fail("{}: is not a Mixture of Experts that upmoe supports: model_type is {}", printable(where),
          type == config_.end() ? "missing" : printable(type->dump()));
   }
 

@@ -33,7 +33,7 @@ Record parse_record(std::string_view text, std::string_view where) {
   try {
     if (json.contains("version")) out.version = whole_number(json, "version", where);
     require(1 <= out.version && out.version <= kRecordVersion,
-            "{}: is a record of version {}, and this upmoe knows those up to {}; is there a newer upmoe?",
+            "{}: its version is {}, and this upmoe reads versions up to {}; is there a newer upmoe?",
             printable(where), out.version, kRecordVersion);
     if (out.version >= 2) {
       json.at("output").at("files").get_to(out.files);

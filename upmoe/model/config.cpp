@@ -37,9 +37,9 @@ ModelConfig parse_model_config(std::string_view text, const std::string& where) 
   require(!out.llama.attention_bias || target->attention_bias, "{}: attention_bias is true, which no {} has",
           printable(where), target->model_type);
   require(shape.experts * out.llama.num_layers <= kMostExperts,
-          "{}: {} experts in each of {} layers; at most {} in all are believed", printable(where),
-          shape.experts, out.llama.num_layers, kMostExperts);
-  require(shape.per_token <= kMostPerToken, "{}: {} experts for each token; at most {} are believed",
+          "{}: {} experts in each of {} layers; expected at most {} in all", printable(where), shape.experts,
+          out.llama.num_layers, kMostExperts);
+  require(shape.per_token <= kMostPerToken, "{}: {} experts for each token; expected at most {}",
           printable(where), shape.per_token, kMostPerToken);
   out.moe = {.target = &*target, .shape = shape, .router = target->routing, .router_options = {}};
   try {
