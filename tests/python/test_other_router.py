@@ -56,6 +56,16 @@ def test_a_router_that_looks_ahead_is_said_to_and_not_generated_with(upmoe, fold
             assert "--allow noncausal" in plain.stderr and plain.stderr.count("\n") == 1
 
 
+def test_of_a_router_without_logits_nothing_is_said_that_goes_by_logits(upmoe, folder, ids):
+    by_logits = ("router_entropy", "mean_entropy", "logit_std")
+    for router, known in [("hash", False), ("hash,gate=true", True)]:
+        (text,) = evaluated(upmoe, folder, ids, "--router", router)["texts"]
+        assert all((layer[name] is not None) == known for layer in text["layers"] for name in by_logits)
+        shown = upmoe("eval", folder, "--data", ids, "--context", "64", "--router", router).stdout.splitlines()
+        line = shown[next(i for i, line in enumerate(shown) if line.startswith("(mean of layers)")) + 1].split()
+        assert (line[2] == "-", line[-1] == "-") == (not known, not known)
+
+
 @pytest.mark.parametrize(
     "router, says",
     [
