@@ -15,6 +15,7 @@
 #include "tests/routing/cases.h"
 #include "upmoe/balance/registry.h"
 #include "upmoe/balance/term.h"
+#include "upmoe/base/plugin.h"
 
 namespace upmoe::balance {
 namespace {
@@ -63,8 +64,8 @@ struct Sample {
 Sample sample(at::ScalarType dtype) {
   Sample out;
   const std::int64_t T = kSequences * kLength;
-  out.x_TH = rt::random_logits(T, E, 1).to(dtype);
-  out.gate_EH = rt::random_logits(E, E, 2).to(dtype).set_requires_grad(true);
+  out.x_TH = rt::random_logits(T, E, 1).to(dtype).set_requires_grad(true);
+  out.gate_EH = rt::random_logits(E, E, 2).to(dtype);
   out.valid_T = at::ones({T}, at::kBool);
   for (std::int64_t s = 0; s < kSequences; ++s) {
     out.runs.push_back({.sequence = s, .position = 0, .tokens = kLength});
@@ -132,13 +133,13 @@ TEST_P(EveryLoss, IsTheSameHoweverAStepIsCut) {
   Sample all = sample(at::kFloat);
   const at::Tensor whole = step_loss(GetParam(), all, 1);
   whole.backward();
-  const at::Tensor slope = all.gate_EH.grad().clone();
+  const at::Tensor slope = all.x_TH.grad().clone();
   for (const std::int64_t micro_batches : {2, 4, 8}) {
-    all.gate_EH.mutable_grad().reset();
+    all.x_TH.mutable_grad().reset();
     const at::Tensor cut = step_loss(GetParam(), all, micro_batches);
     cut.backward();
     EXPECT_NEAR(cut.item<double>(), whole.item<double>(), kTolerance * std::abs(whole.item<double>()));
-    EXPECT_LE((all.gate_EH.grad() - slope).abs().max().item<double>(),
+    EXPECT_LE((all.x_TH.grad() - slope).abs().max().item<double>(),
               kTolerance * slope.abs().max().item<double>())
         << micro_batches;
   }
@@ -149,26 +150,26 @@ TEST_P(EveryLoss, HasTheGradientThatSmallStepsShow) {
   const Sample all = sample(at::kDouble);
   step_loss(GetParam(), all, 2).backward();
   // What a loss counts has no gradient, and no small step changes it.
-  const at::Tensor base = all.gate_EH.detach().clone();
-  for (std::int64_t i = 0; i < base.numel(); i += 7) {
+  const at::Tensor base = all.x_TH.detach().clone();
+  for (std::int64_t i = 0; i < base.numel(); i += 41) {
     const auto moved = [&](double by) {
       Sample other = all;
-      other.gate_EH = base.clone();
-      other.gate_EH.view(-1)[i] += by;
+      other.x_TH = base.clone();
+      other.x_TH.view(-1)[i] += by;
       return step_loss(GetParam(), other, 2).item<double>();
     };
     const double slope = (moved(kStep) - moved(-kStep)) / (2 * kStep),
-                 found = all.gate_EH.grad().view(-1)[i].item<double>();
+                 found = all.x_TH.grad().view(-1)[i].item<double>();
     EXPECT_NEAR(found, slope, kTolerance * (1 + std::abs(slope))) << i;
   }
 }
 
 TEST_P(EveryLoss, DoesNotSeePadding) {
-  const Sample all = sample(at::kFloat);
+  Sample all = sample(at::kFloat);
+  all.x_TH = all.x_TH.detach();
   Sample other = all;
   other.x_TH = all.x_TH.masked_fill(all.valid_T.logical_not().unsqueeze(1), 3.5);
-  EXPECT_NEAR(step_loss(GetParam(), all, 2).item<double>(), step_loss(GetParam(), other, 2).item<double>(),
-              1e-6);
+  EXPECT_EQ(step_loss(GetParam(), all, 2).item<double>(), step_loss(GetParam(), other, 2).item<double>());
 }
 
 TEST_P(EveryLoss, DoesNotSeeEmptySequences) {
@@ -253,6 +254,27 @@ TEST(Losses, HaveACoefficientThatFollowsItsSchedule) {
   const Term cosine("z:2,schedule=cosine,until=10", shape);
   EXPECT_NEAR(cosine.coefficient(5), 1, 1e-12);
   EXPECT_NEAR(cosine.coefficient(10), 0, 1e-12);
+}
+
+TEST(Losses, ArePairedWithRoutersOrRefusedWithAReason) {
+  const auto why = [](const char* loss, const char* router) {
+    return find_plugin(losses(), loss, "balancing loss")
+        .why_not(find_plugin(routing::routers(), router, "router").traits({}, {}));
+  };
+  EXPECT_EQ(why("switch", "softmax_topk"), "");
+  EXPECT_EQ(why("load", "noisy_topk"), "");
+  EXPECT_EQ(why("relu_l1", "relu"), "");
+  EXPECT_NE(why("load", "softmax_topk"), "");
+  EXPECT_NE(why("relu_l1", "top_p"), "");
+  EXPECT_NE(why("switch", "expert_choice"), "");
+  EXPECT_NE(why("switch", "dense"), "");
+  for (const LossInfo& loss : losses()) EXPECT_NE(why(loss.name.c_str(), "hash"), "") << loss.name;
+  EXPECT_TRUE(upmoe::test::fails_with(
+      [] {
+        require_fit(find_plugin(losses(), "load", "loss"),
+                    find_plugin(routing::routers(), "switch", "router"), {}, {});
+      },
+      {"'load' can't be trained with the router 'switch'", "noisy_topk"}));
 }
 
 TEST(Losses, AreRefusedWhereTheyAreWrong) {

@@ -1,5 +1,6 @@
 #include "tests/routing/cases.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/arange.h>
@@ -15,6 +16,12 @@
 #include "upmoe/random/normal.h"
 
 namespace upmoe::routing::test {
+namespace {
+
+// They gain nothing from more, and wait for each other on a machine that is busy.
+[[maybe_unused]] const bool kOneThread = (at::set_num_threads(1), true);
+
+}  // namespace
 
 std::string Case::name() const {
   std::string out = info->name;

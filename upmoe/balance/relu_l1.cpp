@@ -41,7 +41,7 @@ LossInfo relu_l1() {
   out.balanced = [](const LossShape& /*shape*/) { return 0.0; };
   out.why_not = [](const routing::RouterTraits& router) {
     if (!router.has_logits) return "it has no logits";
-    return router.ragged ? "" : "only logits that are cut at zero become sparse by it: router relu";
+    return router.cut_at_zero ? "" : "only a choice of what is above 0 becomes sparse by it: router relu";
   };
   enrol<ReluL1>(out);
   return out;

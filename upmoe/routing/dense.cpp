@@ -13,7 +13,9 @@ class Dense final : public Router {
  public:
   using Options = NoOptions;
   static std::int64_t per_token(const RouterShape& shape) { return shape.experts; }
-  static RouterTraits traits(const RouterShape& /*shape*/, const Options& /*options*/) { return {}; }
+  static RouterTraits traits(const RouterShape& /*shape*/, const Options& /*options*/) {
+    return {.even_load = true};
+  }
   static Holders holders(const Options& /*options*/) {
     return {.by = {"mixtral (num_experts_per_tok = num_local_experts)",
                    "qwen2_moe (num_experts_per_tok = num_experts)",

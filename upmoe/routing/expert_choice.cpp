@@ -38,6 +38,7 @@ class ExpertChoice final : public Router {
             .token_independent = false,
             .sums_to_one = false,
             .ragged = true,
+            .even_load = true,
             .balances_itself = true,
             .sum_at_start = share(shape, options)};
   }

@@ -41,8 +41,8 @@ class Hash final : public Router {
       field(gate, "gate", "weights by a softmax of the logits of a token's experts, instead of 1/k");
     }
   };
-  static RouterTraits traits(const RouterShape& /*shape*/, const Options& /*options*/) {
-    return {.needs_token_ids = true, .balances_itself = true};
+  static RouterTraits traits(const RouterShape& /*shape*/, const Options& options) {
+    return {.needs_token_ids = true, .has_logits = options.gate, .even_load = true, .balances_itself = true};
   }
   static Holders holders(const Options& /*options*/) {
     return {.why_not =

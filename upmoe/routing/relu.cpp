@@ -30,7 +30,11 @@ class Relu final : public Router {
     }
   };
   static RouterTraits traits(const RouterShape& /*shape*/, const Options& /*options*/) {
-    return {.sums_to_one = false, .ragged = true, .balances_itself = true, .sum_at_start = 0};
+    return {.sums_to_one = false,
+            .ragged = true,
+            .cut_at_zero = true,
+            .balances_itself = true,
+            .sum_at_start = 0};
   }
   static Holders holders(const Options& /*options*/) {
     return {.why_not = "no released architecture has weights that are a ReLU of the logits"};
