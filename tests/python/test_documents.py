@@ -1,9 +1,11 @@
 """What the documents show is true. Their plug-ins compile against the tree as they stand there, with their registry line."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
+import sys
 
 import pytest
 
@@ -109,3 +111,19 @@ def test_the_list_of_the_document_is_the_registry_and_its_own_line(document, fol
     shown, there = (re.findall(r"\b[A-Z_]+\((\w+)\)", text)[1:] for text in (macro, registry))
     own = re.search(r"^[\w:]+ (\w+)\(\) \{$", source, re.M).group(1)
     assert [name for name in shown if name != own] == there and shown.count(own) == 1
+
+
+@pytest.mark.parametrize("verb", ["routers", "losses"])
+def test_the_page_of_routing_has_every_router_and_loss_with_its_formula(upmoe, verb):
+    page = (tiny.REPOSITORY / "docs" / "routing.md").read_text()
+    for entry in json.loads(upmoe(verb, "--json").stdout):
+        row = f"| `{entry['name']}` | `{entry['formula']}` |"
+        assert row in page, row
+
+
+def test_the_python_of_the_page_of_routing_runs(tmp_path):
+    (source,) = re.findall(r"^```python\n(.*?)^```$", (tiny.REPOSITORY / "docs" / "routing.md").read_text(), re.M | re.S)
+    environment = {**os.environ, "PYTHONPATH": str(tiny.REPOSITORY / "python")}
+    run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count(",") == 7  # the loads of eight experts

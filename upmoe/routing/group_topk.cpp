@@ -61,7 +61,7 @@ class GroupTopk final : public TopkRouter {
 
 RouterInfo group_topk() {
   return info<GroupTopk>("group_topk", "the k largest of a softmax within a token's best groups of experts",
-                         "p = softmax(z); a_j = sum of the `best` largest p of group j; S = topk of p in the "
+                         "p = softmax(z); a_j = sum of the best largest p of group j; S = topk of p in the "
                          "kept groups of largest a; g = scale * p_S / sum(p_S), or scale * p_S without "
                          "renormalise",
                          "arXiv:2405.04434; transformers, modeling_deepseek_v2.py");
