@@ -50,7 +50,7 @@ class Mlp final : public TopkRouter {
 
  private:
   at::Tensor logits_of(const Call& call) const override {
-    const at::Tensor z_TE = Router::logits(call),
+    const at::Tensor z_TE = TopkRouter::logits_of(call),
                      up_TW = ops::linear(call.x_TH.to(z_TE.scalar_type()), up_WH_.to(z_TE.scalar_type()));
     return z_TE + ops::linear(at::silu(up_TW), down_EW_.to(z_TE.scalar_type()));
   }

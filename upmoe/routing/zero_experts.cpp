@@ -87,7 +87,7 @@ class ZeroExperts final : public TopkRouter {
   }
 
   at::Tensor logits_of(const Call& call) const override {
-    const at::Tensor z_TE = Router::logits(call);
+    const at::Tensor z_TE = TopkRouter::logits_of(call);
     const at::ScalarType wide = z_TE.scalar_type();
     return at::cat({z_TE, ops::linear(call.x_TH.to(wide), gate_ZH_.to(wide))}, /*dim=*/1);
   }
