@@ -43,14 +43,11 @@ at::Tensor LoadTimesProbability::value(const at::Tensor& sum_SM, const at::Tenso
   return static_cast<double>(X) * (share_SX * mean_SX * weight_X).sum(1);
 }
 
-LossInfo load_times_probability(std::string name, std::string summary, std::string formula,
-                                std::string source, bool by_k) {
+LossInfo load_times_probability(const std::string& name, const std::string& summary,
+                                const std::string& formula, const std::string& source, bool by_k) {
   using Options = LoadTimesProbability::Options;
   const std::string owner = "balancing loss '" + name + "'";
-  LossInfo out{.name = std::move(name),
-               .summary = std::move(summary),
-               .formula = std::move(formula),
-               .source = std::move(source)};
+  LossInfo out{.name = name, .summary = summary, .formula = formula, .source = source};
   out.coefficient = 0.01;
   out.options = describe<Options>();
   out.balanced = [by_k](const LossShape& shape) { return by_k ? 1.0 : static_cast<double>(shape.per_token); };

@@ -32,7 +32,7 @@ at::Tensor probabilities(const routing::Routing& routing);
 std::string why_no_probabilities(const routing::RouterTraits& router);
 
 // A LossInfo of it; `by_k`: f counts each of a token's k choices as 1/k, so that the balanced value is 1.
-LossInfo load_times_probability(std::string name, std::string summary, std::string formula,
-                                std::string source, bool by_k);
+LossInfo load_times_probability(const std::string& name, const std::string& summary,
+                                const std::string& formula, const std::string& source, bool by_k);
 
 }  // namespace upmoe::balance

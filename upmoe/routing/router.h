@@ -113,7 +113,8 @@ struct RouterInfo {
 // Options), static RouterTraits traits(RouterShape, Options) and static Holders holders(Options); static
 // std::int64_t per_token(RouterShape) only where K is part of the strategy.
 template <class R>
-RouterInfo info(std::string name, std::string summary, std::string formula, std::string source) {
+RouterInfo info(const std::string& name, const std::string& summary, const std::string& formula,
+                const std::string& source) {
   using Options = typename R::Options;
   const std::string owner = "router '" + name + "'";
   const auto fixed = [](RouterShape shape) {
@@ -121,10 +122,10 @@ RouterInfo info(std::string name, std::string summary, std::string formula, std:
     return shape;
   };
   return {
-      .name = std::move(name),
-      .summary = std::move(summary),
-      .formula = std::move(formula),
-      .source = std::move(source),
+      .name = name,
+      .summary = summary,
+      .formula = formula,
+      .source = source,
       .options = describe<Options>(),
       .traits = [=](const RouterShape& shape,
                     const Values& values) { return R::traits(fixed(shape), parse<Options>(values, owner)); },
