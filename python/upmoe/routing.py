@@ -23,7 +23,7 @@ class Routing(NamedTuple):
     logits: torch.Tensor | None  # [T, X] float32, before noise
     extra: torch.Tensor | None  # [T, H] float32: what the experts from E on give
     chance: torch.Tensor | None  # [T, X] float32: the probability of being chosen, where noise gives one
-    loss: torch.Tensor | None  # scalar that the strategy adds to the training loss
+    loss: torch.Tensor | None  # scalar for the training loss, a mean over this micro-batch: divide by their number
 
 
 class Router:

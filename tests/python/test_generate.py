@@ -175,5 +175,5 @@ def test_a_folder_without_a_tokenizer(upmoe):  # told once, by Python
 def test_routers_are_listed(upmoe):
     listed = json.loads(upmoe("routers", "--json").stdout)
     assert {"softmax_topk", "topk_softmax"} <= {router["name"] for router in listed}
-    assert all(router["formula"] and router["source"] and "causal" in router["traits"] for router in listed)
+    assert all(router["formula"] and router["source"] and "causal" in router["training"] for router in listed)
     assert all(router["name"] in upmoe("routers").stdout for router in listed)

@@ -4,6 +4,7 @@
 
 #include "upmoe/balance/registry.h"
 #include "upmoe/balance/spread.h"
+#include "upmoe/base/error.h"
 
 namespace upmoe::balance {
 namespace {
@@ -13,7 +14,11 @@ class Load final : public Loss {
   using Options = NoOptions;
   Load(LossShape /*shape*/, Options /*options*/) {}
 
-  at::Tensor of_tokens(const routing::Routing& routing) const override { return routing.chance_TX; }
+  at::Tensor of_tokens(const routing::Routing& routing) const override {
+    require(routing.chance_TX.defined(),
+            "balancing loss 'load': the router does not say how likely its choices were");
+    return routing.chance_TX;
+  }
   at::Tensor value(const at::Tensor& sum_SM, const at::Tensor& tokens_S) const override {
     return squared_variation(sum_SM / tokens_S.unsqueeze(1));
   }

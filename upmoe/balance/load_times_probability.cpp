@@ -18,7 +18,7 @@ at::Tensor probabilities(const routing::Routing& routing) {
 }
 
 std::string why_no_probabilities(const routing::RouterTraits& router) {
-  if (!router.has_logits) return "its experts do not depend on anything that is trained";
+  if (!router.choice_is_trained) return "its experts do not depend on anything that is trained";
   if (router.even_load)
     return "it gives all experts the same number of tokens, whatever the probabilities are";
   return "";

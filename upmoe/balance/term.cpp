@@ -112,7 +112,7 @@ at::Tensor Term::part(const at::Tensor& of_tokens_TM, const MicroBatch& batch, c
                          at::zeros({sequences.number, u_TM.size(1)}, u_TM.options()).index_add(0, of_T, u_TM),
                      tokens_S = at::zeros({sequences.number}, u_TM.options()).index_add(0, of_T, real_T);
     const at::Tensor value_S = loss_->value(sum_SM, tokens_S.clamp_min(1));
-    return (value_S * (tokens_S > 0)).sum() / static_cast<double>(step.sequences);
+    return (value_S * (tokens_S > 0)).sum() / static_cast<double>(std::max<std::int64_t>(1, step.sequences));
   }
   const at::Tensor sum_1M = u_TM.sum(0, /*keepdim=*/true);
   if (scope_ == Scope::micro_batch)
@@ -136,6 +136,9 @@ at::Tensor Term::part(const at::Tensor& of_tokens_TM, const MicroBatch& batch, c
 }
 
 at::Tensor Term::loss(const MicroBatch& batch, const StepSize& step, const at::Tensor& totals) const {
+  require(step.micro_batches >= 1 && step.sequences >= 0 && step.tokens >= 0,
+          "balancing loss '{}': a step of {} micro-batches, {} sequences and {} tokens", info_->name,
+          step.micro_batches, step.sequences, step.tokens);
   require(!needs_totals(step) || totals.defined(), "balancing loss '{}': the totals of the step are missing",
           info_->name);
   std::vector<at::Tensor> of_layers;

@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 
 #include "upmoe/balance/registry.h"
+#include "upmoe/base/error.h"
 
 namespace upmoe::balance {
 namespace {
@@ -14,6 +15,7 @@ class Z final : public Loss {
   Z(LossShape /*shape*/, Options /*options*/) {}
 
   at::Tensor of_tokens(const routing::Routing& routing) const override {
+    require(routing.logits_TX.defined(), "balancing loss 'z': the router has no logits");
     return routing.logits_TX.logsumexp(/*dim=*/-1, /*keepdim=*/true).square();
   }
   at::Tensor value(const at::Tensor& sum_SM, const at::Tensor& tokens_S) const override {

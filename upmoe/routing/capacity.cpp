@@ -30,6 +30,8 @@ Routing within_capacity(const Routing& routing, const Call& call, Capacity capac
                    pairs_S = at::zeros({S}, group_N.options()).index_add(0, sequence_N, real_N),
                    most_S = (pairs_S.to(at::kDouble) * (capacity.factor / static_cast<double>(E)) - kRounding)
                                 .ceil()
+                                .clamp_min(1)
+                                .minimum(pairs_S.to(at::kDouble))
                                 .to(at::kLong);
   // Sorted by group; within a group the pairs in the order in which they find room.
   at::Tensor order_N =

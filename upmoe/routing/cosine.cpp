@@ -6,6 +6,7 @@
 // gates/cosine_top.py).
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
@@ -62,6 +63,7 @@ class Cosine final : public TopkRouter {
     constexpr std::int64_t kTokens = 1024;
     Call call;
     call.x_TH = normal_parameter({.key = shape.key}, "x", {kTokens, shape.hidden}, 1).detach();
+    call.gate_EH = at::zeros({shape.experts, shape.hidden});  // has no say
     RouterShape here = shape;
     here.device = at::kCPU;
     return Cosine(here, options).route(call).weight_N.sum().item<double>() / static_cast<double>(kTokens);

@@ -74,7 +74,7 @@ class ExpertChoice final : public Router {
                          at::zeros({2 * S}, group_T.options()).index_add(0, group_T, at::ones_like(group_T)),
                      begin_G = tokens_G.cumsum(0) - tokens_G,
                      real_G = at::arange(2 * S, group_T.options()).remainder(2) == 0,
-                     most_G = (tokens_G.to(at::kDouble) * share_ - kRounding).ceil() * real_G;
+                     most_G = (tokens_G.to(at::kDouble) * share_ - kRounding).ceil().clamp_min(1) * real_G;
     // Down each column: sorted by score, then by group; both keep the order of what is equal.
     const at::Tensor by_score_TE = order(score_TE, /*descending=*/true),
                      by_group_TE =

@@ -42,7 +42,10 @@ class Hash final : public Router {
     }
   };
   static RouterTraits traits(const RouterShape& /*shape*/, const Options& options) {
-    return {.needs_token_ids = true, .has_logits = options.gate, .even_load = true, .balances_itself = true};
+    return {.needs_token_ids = true,
+            .has_logits = options.gate,
+            .choice_is_trained = false,
+            .balances_itself = true};
   }
   static Holders holders(const Options& /*options*/) {
     return {.why_not =

@@ -22,6 +22,11 @@ Made make(const std::string& text, at::IntArrayRef shape, std::int64_t seed, std
           at::TensorList state, at::Device device) {
   require(shape.size() == 4, "route: the shape has {} numbers; it is experts, k, hidden size and vocabulary",
           shape.size());
+  constexpr std::int64_t kMostExperts = 1 << 20;
+  require(1 <= shape[0] && shape[0] <= kMostExperts && 1 <= shape[1] && shape[1] <= shape[0] &&
+              shape[2] >= 1 && shape[3] >= 0 && shape[3] <= std::int64_t{1} << 31,
+          "route: top-{} of {} experts, hidden size {}, vocabulary {}", shape[1], shape[0], shape[2],
+          shape[3]);
   const NamedValues asked = parse_named_values(text);
   Made out;
   out.router =
@@ -38,7 +43,14 @@ Made make(const std::string& text, at::IntArrayRef shape, std::int64_t seed, std
   for (const State& buffer : out.router->buffers()) out.states.push_back(buffer);
   require(state.empty() || state.size() == out.states.size(), "route: {} states, and the router '{}' has {}",
           state.size(), asked.name, out.states.size());
-  for (std::size_t i = 0; i < state.size(); ++i) *out.states[i].value = state[i];
+  for (std::size_t i = 0; i < state.size(); ++i) {
+    const at::Tensor& mine = *out.states[i].value;
+    require(state[i].sizes() == mine.sizes() && (state[i].scalar_type() == mine.scalar_type() ||
+                                                 (state[i].is_floating_point() && mine.is_floating_point())),
+            "route: the state '{}' of the router '{}' has another shape or dtype", out.states[i].name,
+            asked.name);
+    *out.states[i].value = state[i];
+  }
   return out;
 }
 
@@ -62,6 +74,9 @@ std::vector<Tensor> route(const Tensor& x, const Tensor& gate, const std::string
                           const std::optional<Tensor>& replay, bool training, std::int64_t seed,
                           std::int64_t layer, std::int64_t step) {
   const Made made = make(router, shape, seed, layer, state, x.device());
+  require(gate.dim() == 2 && gate.size(0) == shape[0] && gate.size(1) == shape[2],
+          "route: the router is made for {} experts and a hidden size of {}, and the weight is another's",
+          shape[0], shape[2]);
   Call call;
   call.x_TH = x;
   call.gate_EH = gate;
@@ -94,6 +109,9 @@ std::vector<Tensor> after_step(const std::string& router, at::IntArrayRef shape,
                                const Tensor& load, std::int64_t tokens, std::int64_t step,
                                double learning_rate) {
   const Made made = make(router, shape, 0, 0, state, load.device());
+  require(load.dim() == 1 && load.scalar_type() == at::kLong && load.size(0) >= shape[0] && tokens >= 0 &&
+              step >= 0,
+          "route: a step has a load of Long [experts], and no negative number of tokens or step");
   for (const State& one : made.router->buffers()) *one.value = one.value->clone();
   made.router->after_step({.load_X = load, .tokens = tokens, .step = step, .learning_rate = learning_rate});
   return values(made);

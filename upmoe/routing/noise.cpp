@@ -3,9 +3,9 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 
-#include "upmoe/base/error.h"
 #include "upmoe/random/normal.h"
 #include "upmoe/random/sample.h"
+#include "upmoe/routing/sequences.h"
 
 namespace upmoe::routing {
 
@@ -14,9 +14,8 @@ at::Tensor draw(const Call& call, std::string_view name, Draw what, std::int64_t
   const std::vector<Run> whole = {{.sequence = 0, .position = 0, .tokens = T}};
   const at::Tensor out = at::empty({T, columns}, at::kFloat);
   float* to = out.mutable_data_ptr<float>();
-  std::int64_t left = T;
+  check_runs(call.runs, T);
   for (const Run& run : call.runs.empty() ? whole : call.runs) {
-    require(run.tokens <= left, "the runs of a call have more tokens than the {} there are", T);
     const Rng key = call.key.at(name).at(static_cast<std::uint64_t>(run.sequence));
     const auto first = static_cast<std::uint64_t>(run.position * columns);
     const std::span<float> some(to, static_cast<std::size_t>(run.tokens * columns));
@@ -25,9 +24,7 @@ at::Tensor draw(const Call& call, std::string_view name, Draw what, std::int64_t
     else
       uniforms(key, first, some);
     to += some.size();
-    left -= run.tokens;
   }
-  require(left == 0, "the runs of a call have {} tokens, and there are {}", T - left, T);
   // The middle of each step of 2^-24: never 0, and never 1, which the last of them would be rounded to.
   if (what != Draw::normal) out.add_(0x1p-25).clamp_max_(1 - 0x1p-24);
   return (what == Draw::gumbel ? out.log().neg().log().neg() : out).to(call.x_TH.device());

@@ -43,7 +43,8 @@ class Relu final : public Router {
       : shape_(shape),
         alpha_(options.alpha),
         lambda_(at::full({}, options.lambda, at::TensorOptions(at::kFloat).device(shape.device))) {
-    require_asked(options.alpha >= 1, "relu: alpha is {}, expected 1 or more", options.alpha);
+    require_asked(1 <= options.alpha && options.alpha <= 1e6, "relu: alpha is {}, expected 1 to 1e6",
+                  options.alpha);
     require_asked(kLeast <= options.lambda && options.lambda <= kMost,
                   "relu: lambda is {}, expected {} to {}", options.lambda, kLeast, kMost);
   }

@@ -83,12 +83,13 @@ struct RouterTraits {
   bool ragged = false;            // a token may have any number of experts
   bool draws = false;             // random numbers in training
   bool needs_token_ids = false;
-  bool has_logits = true;        // its choice depends on something that is trained
-  bool has_chance = false;       // gives Routing::chance_TX in training
-  bool cut_at_zero = false;      // chooses where a logit is above 0, so that a loss on those makes it sparse
-  bool even_load = false;        // gives every expert the same number of tokens, whatever is trained
-  bool balances_itself = false;  // wants no balancing loss
-  double sum_at_start = 1;       // expected sum of a token's weights while all logits are near 0
+  bool has_logits = true;
+  bool choice_is_trained = true;  // which experts a token gets depends on something that is trained
+  bool has_chance = false;        // gives Routing::chance_TX in training
+  bool cut_at_zero = false;       // chooses where a logit is above 0, so that a loss on those makes it sparse
+  bool even_load = false;         // gives every expert the same number of tokens, whatever is trained
+  bool balances_itself = false;   // wants no balancing loss
+  double sum_at_start = 1;        // expected sum of a token's weights while all logits are near 0
 };
 
 // The released architectures that can hold what was trained, exactly; or why there is none.

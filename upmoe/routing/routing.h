@@ -32,7 +32,9 @@ struct Routing {
   // float32: the probability that an expert is chosen, with gradients; only of strategies whose noise gives
   // one.
   at::Tensor chance_TX;
-  at::Tensor loss;  // float32 scalar that the strategy itself adds to the training loss; undefined: none
+  // Float32 scalar that the strategy itself adds to the training loss: a mean over this micro-batch, so
+  // whoever adds up the micro-batches of a step divides it by their number. Undefined: none.
+  at::Tensor loss;
 };
 
 }  // namespace upmoe::routing

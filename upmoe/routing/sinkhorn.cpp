@@ -45,7 +45,8 @@ class Sinkhorn final : public TopkRouter {
   Sinkhorn(const RouterShape& shape, const Options& options)
       : TopkRouter(shape, options), tolerance_(options.tolerance), iterations_(options.iterations) {
     require_asked(tolerance_ >= 0, "sinkhorn: tolerance is {}, expected 0 or more", tolerance_);
-    require_asked(iterations_ >= 1, "sinkhorn: iterations is {}, expected 1 or more", iterations_);
+    require_asked(1 <= iterations_ && iterations_ <= 10000, "sinkhorn: iterations is {}, expected 1 to 10000",
+                  iterations_);
   }
 
  private:

@@ -48,15 +48,17 @@ class TopP final : public Router {
                      chosen_TE = call.replay_TM.defined() ? mask_of(call.replay_TM, score_TE.size(1))
                                                           : choose(score_TE.detach()),
                      sum_T1 = (score_TE * chosen_TE).sum(/*dim=*/-1, /*keepdim=*/true);
-    return from_mask(chosen_TE, options_.renormalise ? score_TE / sum_T1 : score_TE, score_TE);
+    return from_mask(chosen_TE, options_.renormalise ? score_TE / sum_T1.clamp_min(1e-30) : score_TE,
+                     score_TE);
   }
 
   // An expert is chosen where those in front of it do not sum to the threshold yet: the first one always is.
   at::Tensor choose(const at::Tensor& score_TE) const {
+    constexpr double kRounding = 1e-7;  // of float32 scores: those that reach the threshold exactly suffice
     const std::int64_t E = score_TE.size(1);
     const at::Tensor expert_TE = select_topk(score_TE, E), sorted_TE = score_TE.gather(/*dim=*/-1, expert_TE),
                      sum_TE = sorted_TE.to(at::kDouble).cumsum(/*dim=*/-1),  // the same on every device
-        short_TE = sum_TE.narrow(1, 0, E - 1) < options_.threshold,
+        short_TE = sum_TE.narrow(1, 0, E - 1) < options_.threshold - kRounding,
                      first_T1 = at::zeros_like(short_TE.narrow(1, 0, 1)).logical_not();
     return at::zeros_like(score_TE, at::kBool).scatter(1, expert_TE, at::cat({first_T1, short_TE}, 1));
   }

@@ -1,6 +1,7 @@
 #include "upmoe/routing/topk_router.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/where.h>
 
 #include "upmoe/base/error.h"
 #include "upmoe/routing/capacity.h"
@@ -12,7 +13,8 @@ TopkRouter::TopkRouter(const RouterShape& shape, const TopkOptions& options)
     : shape_(shape), options_(options) {
   require(1 <= shape.per_token && shape.per_token <= shape.experts, "top-{} of {} experts", shape.per_token,
           shape.experts);
-  require_asked(options.noise_scale >= 0, "noise-scale is {}, expected 0 or more", options.noise_scale);
+  require_asked(0 <= options.noise_scale && options.noise_scale <= 1e6,
+                "noise-scale is {}, expected 0 to 1e6", options.noise_scale);
   require_asked(0 <= options.jitter && options.jitter < 1, "jitter is {}, expected 0 or more and below 1",
                 options.jitter);
   require_asked(options.capacity >= 0, "capacity is {}, expected 0 or more", options.capacity);
@@ -61,8 +63,16 @@ Routing TopkRouter::decide(const Call& call, const at::Tensor& logits_TE) const 
 Routing choose_of_softmax(const at::Tensor& logits_TE, const Pick& pick, bool renormalise) {
   const at::Tensor score_TE = logits_TE.softmax(/*dim=*/-1), expert_TK = pick(score_TE),
                    weight_TK = score_TE.gather(/*dim=*/-1, expert_TK);
+  if (!renormalise) return from_topk(expert_TK, weight_TK, score_TE);
+  // Of experts that were not chosen for their scores, all of these may be too small for a number.
+  constexpr double kSmallest = 1e-30;
+  const at::Tensor sum_T1 = weight_TK.sum(/*dim=*/-1, /*keepdim=*/true),
+                   is_sound_T1 = sum_T1.detach() > kSmallest,
+                   by_logit_TK = logits_TE.gather(/*dim=*/-1, expert_TK).softmax(/*dim=*/-1);
   return from_topk(
-      expert_TK, renormalise ? weight_TK / weight_TK.sum(/*dim=*/-1, /*keepdim=*/true) : weight_TK, score_TE);
+      expert_TK,
+      at::where(is_sound_T1, weight_TK / sum_T1.masked_fill(is_sound_T1.logical_not(), 1), by_logit_TK),
+      score_TE);
 }
 
 RouterTraits with_options(RouterTraits traits, const TopkOptions& options) {
